@@ -1,0 +1,298 @@
+//! Networks that become a spec once the inputs and the number of outputs are known.
+
+use firesteel_error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Input, InputKind, Layer, Op, SPEC_VERSION, Spec};
+
+/// What a user asks for. The inputs come from the data, the number of outputs from the task, so neither is in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Network {
+    /// Hidden linear layers with an activation behind each, then the head.
+    Mlp {
+        /// Widths of the hidden layers.
+        hidden: Vec<usize>,
+        /// Behind each hidden layer.
+        #[serde(default)]
+        activation: Activation,
+        /// Dropout rate behind each activation.
+        #[serde(default)]
+        dropout: f32,
+    },
+    /// LeNet-5 (LeCun et al. 1998) with ReLU and max-pooling, for one image of 28×28 or 32×32.
+    Lenet5,
+    /// An embedding for each index input, joined with all dense inputs, then an MLP.
+    Tabular {
+        /// Widths of the hidden layers.
+        hidden: Vec<usize>,
+        /// Width of every embedding; 0 chooses by cardinality: min(50, ⌈1.6·cardinality^0.56⌉).
+        #[serde(default)]
+        embedding_dims: usize,
+        /// Dropout rate behind each activation.
+        #[serde(default)]
+        dropout: f32,
+    },
+    /// Layers one behind the other; the head, a linear layer to the number of outputs, is added.
+    Sequential {
+        /// The operations, first to last.
+        layers: Vec<Op>,
+    },
+    /// A whole spec; its inputs must match the data's.
+    Spec(Spec),
+}
+
+/// Which elementwise function follows a hidden layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// max(x, 0).
+    #[default]
+    Relu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// The logistic function.
+    Sigmoid,
+    /// x·Φ(x).
+    Gelu,
+}
+
+impl Activation {
+    fn op(self) -> Op {
+        match self {
+            Activation::Relu => Op::Relu,
+            Activation::Tanh => Op::Tanh,
+            Activation::Sigmoid => Op::Sigmoid,
+            Activation::Gelu => Op::Gelu,
+        }
+    }
+}
+
+impl Network {
+    /// Reads a network from JSON, for example `{"mlp": {"hidden": [128, 64]}}` or `"lenet5"`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the line and column of the first mistake.
+    pub fn from_json(json: &str) -> Result<Network> {
+        serde_json::from_str(json).map_err(|e| Error::argument(format!("the network is not valid: {e}")))
+    }
+
+    /// The spec for these inputs and this many outputs.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the inputs do not suit the network. Shapes inside are [`crate::Graph`]'s to check.
+    pub fn build(&self, inputs: Vec<Input>, outputs: usize) -> Result<Spec> {
+        match self {
+            Network::Spec(spec) if spec.inputs == inputs => Ok(spec.clone()),
+            Network::Spec(spec) => Err(Error::argument(format!(
+                "the spec's inputs are {}, the data's are {}",
+                describe(&spec.inputs),
+                describe(&inputs)
+            ))),
+            Network::Mlp { hidden, activation, dropout } => {
+                let mut chain = Chain::new(inputs);
+                chain.join(0);
+                chain.mlp(hidden, *activation, *dropout);
+                Ok(chain.finish(outputs))
+            }
+            Network::Tabular { hidden, embedding_dims, dropout } => {
+                let mut chain = Chain::new(inputs);
+                chain.join(*embedding_dims);
+                chain.mlp(hidden, Activation::Relu, *dropout);
+                Ok(chain.finish(outputs))
+            }
+            Network::Lenet5 => lenet5(inputs, outputs),
+            Network::Sequential { layers } => {
+                let mut chain = Chain::new(inputs);
+                if chain.spec.inputs.len() > 1 || matches!(chain.spec.inputs[0].kind, InputKind::Index { .. })
+                {
+                    chain.join(0);
+                }
+                for op in layers {
+                    chain.push_counted(op.clone());
+                }
+                Ok(chain.finish(outputs))
+            }
+        }
+    }
+}
+
+fn describe(inputs: &[Input]) -> String {
+    let one = |i: &Input| match &i.kind {
+        InputKind::Dense { shape } => format!("{}: dense {shape:?}", i.name),
+        InputKind::Index { cardinality } => format!("{}: index of {cardinality}", i.name),
+    };
+    let all: Vec<String> = inputs.iter().map(one).collect();
+    format!("[{}]", all.join(", "))
+}
+
+fn lenet5(inputs: Vec<Input>, outputs: usize) -> Result<Spec> {
+    let [Input { kind: InputKind::Dense { shape }, .. }] = inputs.as_slice() else {
+        return Err(Error::argument(format!("lenet5 reads one image, the data has {}", describe(&inputs))));
+    };
+    // (padding of the first convolution): 28×28 is padded to the 32×32 of the paper.
+    let padding = match shape.as_slice() {
+        [_, 28, 28] => 2,
+        [_, 32, 32] => 0,
+        _ => {
+            return Err(Error::argument(format!(
+                "lenet5 reads an image of [channels, 28, 28] or [channels, 32, 32], the data has {}",
+                describe(&inputs)
+            )));
+        }
+    };
+    let conv = |outputs, padding| Op::Conv2d {
+        outputs,
+        kernel: [5, 5],
+        stride: [1, 1],
+        padding: [padding, padding],
+        groups: 1,
+        bias: true,
+    };
+    let pool = || Op::MaxPool2d { kernel: [2, 2], stride: None, padding: [0, 0] };
+    let mut chain = Chain::new(inputs);
+    for (name, op) in [
+        ("conv1", conv(6, padding)),
+        ("relu1", Op::Relu),
+        ("pool1", pool()),
+        ("conv2", conv(16, 0)),
+        ("relu2", Op::Relu),
+        ("pool2", pool()),
+        ("flat", Op::Flatten),
+        ("linear1", Op::Linear { outputs: 120, bias: true }),
+        ("relu3", Op::Relu),
+        ("linear2", Op::Linear { outputs: 84, bias: true }),
+        ("relu4", Op::Relu),
+    ] {
+        chain.push(name, op);
+    }
+    Ok(chain.finish(outputs))
+}
+
+/// Layers being put one behind the other.
+struct Chain {
+    spec: Spec,
+}
+
+impl Chain {
+    fn new(inputs: Vec<Input>) -> Chain {
+        Chain { spec: Spec { version: SPEC_VERSION, inputs, layers: Vec::new() } }
+    }
+
+    fn push(&mut self, name: &str, op: Op) {
+        self.push_on(name, Vec::new(), op);
+    }
+
+    fn push_on(&mut self, name: &str, inputs: Vec<String>, op: Op) {
+        self.spec.layers.push(Layer { name: name.into(), inputs, op });
+    }
+
+    /// Names the layer by its operation and place: `linear1`, `relu2`.
+    fn push_counted(&mut self, op: Op) {
+        let name = format!("{}{}", op.name(), self.spec.layers.len() + 1);
+        self.push(&name, op);
+    }
+
+    /// Embeds index inputs, flattens images, and joins all into one vector when there are several.
+    fn join(&mut self, embedding_dims: usize) {
+        let inputs = self.spec.inputs.clone();
+        let mut parts = Vec::new();
+        for input in &inputs {
+            match &input.kind {
+                InputKind::Index { cardinality } => {
+                    let dims =
+                        if embedding_dims > 0 { embedding_dims } else { embedding_width(*cardinality) };
+                    let name = format!("{}_embedding", input.name);
+                    self.push_on(&name, vec![input.name.clone()], Op::Embedding { dims });
+                    parts.push(name);
+                }
+                InputKind::Dense { shape } if shape.len() > 1 => {
+                    let name = format!("{}_flat", input.name);
+                    self.push_on(&name, vec![input.name.clone()], Op::Flatten);
+                    parts.push(name);
+                }
+                InputKind::Dense { .. } => parts.push(input.name.clone()),
+            }
+        }
+        if parts.len() > 1 {
+            self.push_on("features_joined", parts, Op::Concat);
+        }
+    }
+
+    fn mlp(&mut self, hidden: &[usize], activation: Activation, dropout: f32) {
+        for (i, outputs) in hidden.iter().enumerate() {
+            let place = i + 1;
+            self.push(&format!("hidden{place}"), Op::Linear { outputs: *outputs, bias: true });
+            self.push(&format!("activation{place}"), activation.op());
+            if dropout > 0.0 {
+                self.push(&format!("dropout{place}"), Op::Dropout { rate: dropout });
+            }
+        }
+    }
+
+    fn finish(mut self, outputs: usize) -> Spec {
+        self.push("head", Op::Linear { outputs, bias: true });
+        self.spec
+    }
+}
+
+/// The width of an embedding for a cardinality: min(50, ⌈1.6·c^0.56⌉), the rule of fast.ai.
+fn embedding_width(cardinality: usize) -> usize {
+    ((1.6 * (cardinality as f64).powf(0.56)).ceil() as usize).min(50)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Graph;
+
+    fn dense(shape: &[usize]) -> Input {
+        Input { name: "x".into(), kind: InputKind::Dense { shape: shape.to_vec() } }
+    }
+
+    fn index(name: &str, cardinality: usize) -> Input {
+        Input { name: name.into(), kind: InputKind::Index { cardinality } }
+    }
+
+    #[test]
+    fn lenet5_has_the_weights_of_its_paper() {
+        for shape in [[1, 28, 28], [1, 32, 32]] {
+            let graph = Graph::new(&Network::Lenet5.build(vec![dense(&shape)], 10).unwrap()).unwrap();
+            assert_eq!(graph.weight_count(), 61_706);
+        }
+        let e = Network::Lenet5.build(vec![dense(&[784])], 10).unwrap_err().to_string();
+        assert!(e.contains("lenet5 reads an image of [channels, 28, 28]"), "{e}");
+    }
+
+    #[test]
+    fn mlp_counts_its_weights() {
+        let mlp = Network::from_json(r#"{"mlp": {"hidden": [512, 256]}}"#).unwrap();
+        let graph = Graph::new(&mlp.build(vec![dense(&[784])], 10).unwrap()).unwrap();
+        assert_eq!(graph.weight_count(), 535_818);
+    }
+
+    #[test]
+    fn tabular_embeds_each_index_input() {
+        let tabular = Network::from_json(r#"{"tabular": {"hidden": [32], "dropout": 0.1}}"#).unwrap();
+        let spec = tabular.build(vec![dense(&[4]), index("carrier", 18), index("tail", 4000)], 2).unwrap();
+        let graph = Graph::new(&spec).unwrap();
+        let widths: Vec<usize> = graph.tables().iter().map(|t| t.dims).collect();
+        assert_eq!(widths, [50, 9]);
+        assert_eq!(graph.output_shape(), [2]);
+    }
+
+    #[test]
+    fn sequential_adds_the_head() {
+        let json = r#"{"sequential": {"layers": [{"linear": {"outputs": 8}}, "relu"]}}"#;
+        let spec = Network::from_json(json).unwrap().build(vec![dense(&[3])], 2).unwrap();
+        let names: Vec<&str> = spec.layers.iter().map(|l| l.name.as_str()).collect();
+        assert_eq!(names, ["linear1", "relu2", "head"]);
+    }
+
+    #[test]
+    fn a_spec_must_fit_the_data() {
+        let spec = Network::Sequential { layers: vec![Op::Relu] }.build(vec![dense(&[3])], 2).unwrap();
+        let e = Network::Spec(spec).build(vec![dense(&[4])], 2).unwrap_err().to_string();
+        assert_eq!(e, "the spec's inputs are [x: dense [3]], the data's are [x: dense [4]]");
+    }
+}
