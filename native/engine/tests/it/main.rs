@@ -1,0 +1,2 @@
+//! The engine from outside.
+#![allow(clippy::unwrap_used, clippy::panic)]
