@@ -1,0 +1,3 @@
+package firesteel
+
+package object ml {}
