@@ -1,3 +1,0 @@
-package firesteel
-
-package object ml {}

@@ -1,0 +1,33 @@
+package org.apache.spark.firesteel
+
+import org.apache.spark.{NarrowDependency, SparkContext, SparkEnv}
+import org.apache.spark.rdd.RDD
+import org.apache.spark.util.Utils
+
+/** What only code inside Spark's own package may ask of Spark. Nothing else is here. */
+object SparkBridge {
+
+  /** How many tasks of the default resource profile can run at once on the executors there are. */
+  def slots(sc: SparkContext): Int =
+    sc.maxNumConcurrentTasks(sc.resourceProfileManager.defaultResourceProfile)
+
+  def isDynamicAllocation(sc: SparkContext): Boolean = Utils.isDynamicAllocationEnabled(sc.conf)
+
+  /** The name under which other executors reach this one. */
+  def executorHost: String = SparkEnv.get.blockManager.blockManagerId.host
+
+  def executorId: String = SparkEnv.get.executorId
+
+  /** Whether every RDD of the stage that computes `rdd` has as many partitions as `rdd`: what a barrier stage
+    * demands. A union, coalesce or limit in the stage breaks it.
+    */
+  def isOneToOne(rdd: RDD[_]): Boolean = {
+    val partitions = rdd.getNumPartitions
+    def check(r: RDD[_]): Boolean = r.getNumPartitions == partitions &&
+      r.dependencies.forall {
+        case narrow: NarrowDependency[_] => check(narrow.rdd)
+        case _ => true
+      }
+    check(rdd)
+  }
+}

@@ -1,0 +1,42 @@
+package org.apache.spark.sql.firesteel
+
+import org.apache.spark.rdd.RDD
+import org.apache.spark.sql.{classic, DataFrame, Dataset}
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.{Alias, AttributeReference}
+import org.apache.spark.sql.catalyst.plans.logical.Project
+import org.apache.spark.sql.types.StructField
+
+/** What only code inside Spark SQL's own package may ask of Spark SQL. */
+object SqlBridge {
+
+  /** The rows of a plan, in Spark's own format; a row is valid until the next is read. */
+  def rows(data: DataFrame): RDD[InternalRow] =
+    data.asInstanceOf[classic.Dataset[_]].queryExecution.toRdd
+
+  /** The same rows dealt out evenly over `partitions`, by a shuffle; what computed them is not planned again. */
+  def deal(data: DataFrame, rows: RDD[InternalRow], partitions: Int): RDD[InternalRow] = {
+    val session = data.asInstanceOf[classic.Dataset[_]].sparkSession
+    this.rows(session.internalCreateDataFrame(rows, data.schema).repartition(partitions))
+  }
+
+  /** `data` with `results` behind its columns, computed from its columns `inputs` when the plan runs. */
+  def score(data: Dataset[_], inputs: Seq[String], results: Seq[StructField], scoring: Scoring): DataFrame = {
+    val classic_ = data.asInstanceOf[classic.Dataset[_]]
+    val session = classic_.sparkSession
+    if (!session.experimental.extraStrategies.contains(ScoreStrategy))
+      session.experimental.extraStrategies = session.experimental.extraStrategies :+ ScoreStrategy
+    val child = classic_.queryExecution.analyzed
+    val resolver = session.sessionState.conf.resolver
+    val attributes = inputs.map { name =>
+      child.output
+        .find(a => resolver(a.name, name))
+        .getOrElse(throw new IllegalArgumentException(s"there is no column $name"))
+    }
+    val made = results.map(f => AttributeReference(f.name, f.dataType, f.nullable, f.metadata)())
+    // New names on top, so that a frame can be joined with itself.
+    val fresh = made.map(a => Alias(a, a.name)(explicitMetadata = Some(a.metadata)))
+    val plan = Project(child.output ++ fresh, Score(child, attributes, made, scoring))
+    classic.Dataset.ofRows(session, plan)
+  }
+}
