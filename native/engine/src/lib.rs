@@ -10,6 +10,8 @@
 //! | [`optim`] | [`Optimizer`] and its state, [`Moments`] |
 //! | [`replica`] | [`Replica`], [`Sink`]: the face of the engine |
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
 pub mod batch;
 pub mod loss;
 pub mod optim;
