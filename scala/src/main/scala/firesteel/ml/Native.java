@@ -27,4 +27,50 @@ final class Native {
 
   /** Makes room for so many bytes of values in a column; gives the values' address, which may be new. */
   static native long batchReserve(long batch, int column, long bytes);
+
+  /** Refuses a network's JSON that is not one. */
+  static native void checkNetwork(String network);
+
+  /** A bound socket for a worker; 0 lets the system choose the port. */
+  static native long listenerOpen(String host);
+
+  static native int listenerPort(long listener);
+
+  /** An empty shard for the worker of this rank, for a training's configuration. */
+  static native long shardNew(String config, int rank);
+
+  /** Moves the first rows of a batch into a shard; the batch's addresses are void from here on. */
+  static native void shardPush(long shard, long batch, int rows);
+
+  /** Starts training on threads of its own. Takes what is in the shard and the listener. `resume` may be null. */
+  static native long trainStart(long shard, long listener, String config, String world, byte[] resume);
+
+  /** Events since the last poll as JSON, waiting so long for the first; null after the last one. Throws what ended
+   * training. */
+  static native String[] trainPoll(long training, int millis);
+
+  /** Asks training to stop; the next polls say when it has. */
+  static native void trainCancel(long training);
+
+  /** The latest checkpoint. */
+  static native byte[] trainCheckpoint(long training);
+
+  /** The names of the model's files, once training has ended. */
+  static native String[] trainFiles(long training);
+
+  static native byte[] trainFile(long training, String name);
+
+  /** A model from its files. */
+  static native long modelOpen(String[] names, byte[][] files);
+
+  /** Its task, features and sizes as JSON. */
+  static native String modelInfo(long model);
+
+  /** A scorer for one thread. */
+  static native long scorerNew(long model);
+
+  /** Scores the first rows of a batch, whose addresses are void from here on. Gives the address of the outputs,
+   * (rows, outputs) f32, and of a byte a row that says which are to be dropped (0 when none is); both hold
+   * until the next call. */
+  static native long[] scorerRun(long scorer, long batch, int rows);
 }

@@ -1,6 +1,6 @@
 package org.apache.spark.firesteel
 
-import org.apache.spark.{NarrowDependency, SparkContext, SparkEnv}
+import org.apache.spark.{NarrowDependency, SparkContext, SparkEnv, TaskContext}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.util.Utils
 
@@ -17,6 +17,9 @@ object SparkBridge {
   def executorHost: String = SparkEnv.get.blockManager.blockManagerId.host
 
   def executorId: String = SparkEnv.get.executorId
+
+  /** Throws when Spark wants the task to end. */
+  def checkKilled(context: TaskContext): Unit = context.killTaskIfInterrupted()
 
   /** Whether every RDD of the stage that computes `rdd` has as many partitions as `rdd`: what a barrier stage
     * demands. A union, coalesce or limit in the stage breaks it.

@@ -1,0 +1,197 @@
+package firesteel.ml
+
+import java.util.UUID
+
+import scala.util.control.NonFatal
+
+import com.fasterxml.jackson.databind.JsonNode
+import com.fasterxml.jackson.databind.node.ObjectNode
+import org.apache.spark.{SparkContext, SparkException}
+import org.apache.spark.firesteel.SparkBridge
+import org.apache.spark.rdd.RDD
+import org.apache.spark.sql.{Dataset, DataFrame}
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.firesteel.SqlBridge
+import org.apache.spark.sql.functions.col
+import org.apache.spark.util.SerializableConfiguration
+
+/** One fit, from the dataset to the model's files: a barrier stage whose tasks meet at a rendezvous and train
+  * until the end, started again from the last checkpoint when a worker is lost.
+  */
+private[ml] final class DistributedTraining(
+    name: String,
+    columns: TrainingColumns,
+    config: ObjectNode,
+    settings: TrainingSettings) {
+
+  def run(dataset: Dataset[_]): Seq[(String, Array[Byte])] = {
+    val sc = dataset.sparkSession.sparkContext
+    val workers = Slots.workers(sc, settings.numWorkers, settings.batchSize)
+    val selected = columns.selected
+    val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
+    val rows = partitioned(data, workers)
+    val checkpoint = Option(settings.checkpointDir).filter(_.nonEmpty).map(Checkpoint(_))
+    val files = attempts(sc, rows, selected, workers, checkpoint)
+    checkpoint.foreach(_.remove(sc.hadoopConfiguration))
+    files
+  }
+
+  /** A shuffle only when the partitions are not already one a worker. */
+  private def partitioned(data: DataFrame, workers: Int): RDD[InternalRow] = {
+    val rows = SqlBridge.rows(data)
+    if (rows.getNumPartitions == workers && SparkBridge.isOneToOne(rows)) rows
+    else SqlBridge.deal(data, rows, workers)
+  }
+
+  private def attempts(
+      sc: SparkContext,
+      rows: RDD[InternalRow],
+      selected: Array[InputColumn],
+      workers: Int,
+      checkpoint: Option[Checkpoint]): Seq[(String, Array[Byte])] = {
+    var attempt = 1
+    while (true) {
+      try return once(sc, rows, selected, workers, checkpoint)
+      catch {
+        case e: RuntimeException if FiresteelException.isRetryable(e) && attempt <= settings.maxRetries =>
+          attempt += 1
+          settings.listeners.foreach(_.onRetry(attempt, e))
+          Slots.await(sc, workers)
+      }
+    }
+    throw new InternalException("unreachable: the loop above returns or throws")
+  }
+
+  private def once(
+      sc: SparkContext,
+      rows: RDD[InternalRow],
+      selected: Array[InputColumn],
+      workers: Int,
+      checkpoint: Option[Checkpoint]): Seq[(String, Array[Byte])] = {
+    val secret = Wire.secret()
+    val host = sc.getConf.get("spark.driver.host")
+    val bind = sc.getConf.get("spark.driver.bindAddress", host)
+    val rendezvous = new Rendezvous(bind, workers, secret, settings.timeoutMs, hear)
+    try {
+      val job = Job(
+        UUID.randomUUID().toString,
+        host,
+        rendezvous.port,
+        secret,
+        workers,
+        selected,
+        config.toString,
+        settings.timeoutMs,
+        checkpoint,
+        new SerializableConfiguration(sc.hadoopConfiguration))
+      val results =
+        try submit(sc, rows, job)
+        catch { case NonFatal(e) => throw cause(e, rendezvous) }
+      results.find(_.nonEmpty).getOrElse(throw new InternalException("no worker returned a model")).toSeq
+    } finally rendezvous.close()
+  }
+
+  private def submit(sc: SparkContext, rows: RDD[InternalRow], job: Job): Array[Array[(String, Array[Byte])]] = {
+    sc.setJobDescription(s"Firesteel: $name on ${job.world} workers")
+    try rows.barrier().mapPartitions(partition => Iterator.single(new TrainingTask(job).run(partition))).collect()
+    finally sc.setJobDescription(null)
+  }
+
+  private def hear(event: JsonNode): Unit =
+    if (event.path("event").asText() == "epoch") {
+      val record = EpochRecord.read(event)
+      settings.listeners.foreach { listener =>
+        try listener.onEpoch(record)
+        catch { case NonFatal(e) => Console.err.println(s"a training listener failed: $e") }
+      }
+    }
+
+  /** What to tell the user: the failure that came first, not the ones that followed from it. */
+  private def cause(spark: Throwable, rendezvous: Rendezvous): Throwable =
+    rendezvous.firstCause() match {
+      case Some(f) if f.exception == classOf[CancelledException].getName => spark
+      case Some(f) if f.exception.startsWith("firesteel.ml.") || f.exception == argument =>
+        // A lost worker's message names it already.
+        val message = if (f.message.startsWith(f.peer.toString)) f.message else s"${f.peer}: ${f.message}"
+        FiresteelException.named(f.exception, message, spark)
+      case _ if isStageLoss(spark) => new PeerLostException(spark.getMessage, spark)
+      case _ => spark
+    }
+
+  private def argument = classOf[IllegalArgumentException].getName
+
+  /** Spark gives a barrier stage up when a fetch fails or an executor dies before it spoke to us. */
+  private def isStageLoss(e: Throwable): Boolean = e match {
+    case s: SparkException =>
+      Option(s.getMessage).exists(m =>
+        m.contains("Could not recover from a failed barrier ResultStage") &&
+          (m.contains("ExecutorLostFailure") || m.contains("FetchFailed")))
+    case _ => false
+  }
+}
+
+/** What is asked of a fit, besides what the native library reads. */
+private[ml] final case class TrainingSettings(
+    numWorkers: Int,
+    batchSize: Int,
+    timeoutMs: Int,
+    checkpointDir: String,
+    maxRetries: Int,
+    listeners: Seq[TrainingListener])
+
+/** How many tasks can train together. */
+private[ml] object Slots {
+
+  /** A worker with fewer rows of a batch would spend its time on talking. */
+  private val rowsOfBatch = 32
+
+  /** The number of workers for a fit. */
+  def workers(sc: SparkContext, asked: Int, batchSize: Int): Int = {
+    if (SparkBridge.isDynamicAllocation(sc))
+      throw new IllegalArgumentException(
+        "training needs all its workers at once, which Spark does not promise with dynamic allocation: " +
+          "set spark.dynamicAllocation.enabled=false and a fixed number of executors")
+    if (asked > 0) {
+      await(sc, asked)
+      asked
+    } else {
+      val slots = waitFor(sc, expected(sc))
+      if (slots == 0) throw new TimeoutException("no executor has registered with Spark")
+      math.max(1, math.min(slots, batchSize / rowsOfBatch))
+    }
+  }
+
+  /** Waits for slots as Spark waits for executors; explains when there are too few. */
+  def await(sc: SparkContext, workers: Int): Unit = {
+    val slots = waitFor(sc, workers)
+    if (slots < workers)
+      throw new IllegalArgumentException(
+        s"numWorkers is $workers, but Spark can run only $slots tasks at once (cores of all executors divided by " +
+          s"spark.task.cpus=${sc.getConf.get("spark.task.cpus", "1")}, master ${sc.master}): all workers must run at " +
+          "the same time, so lower numWorkers or give the application more cores")
+  }
+
+  /** Executors that are still starting are given the time that Spark gives them. */
+  private def waitFor(sc: SparkContext, wanted: Int): Int = {
+    val patience =
+      if (sc.isLocal) 0L
+      else sc.getConf.getTimeAsMs("spark.scheduler.maxRegisteredResourcesWaitingTime", "30s")
+    val deadline = System.nanoTime() + patience * 1000000
+    while (SparkBridge.slots(sc) < wanted && wanted <= expected(sc) && System.nanoTime() < deadline)
+      Thread.sleep(50)
+    SparkBridge.slots(sc)
+  }
+
+  /** How many slots the configuration promises; at least one. */
+  private def expected(sc: SparkContext): Int = {
+    val conf = sc.getConf
+    val cpus = conf.getInt("spark.task.cpus", 1)
+    val LocalCluster = """local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*]""".r
+    sc.master match {
+      case LocalCluster(executors, cores) => executors.toInt * (cores.toInt / cpus)
+      case _ if conf.contains("spark.executor.instances") =>
+        conf.getInt("spark.executor.instances", 1) * (conf.getInt("spark.executor.cores", 1) / cpus)
+      case _ => 1
+    }
+  }
+}

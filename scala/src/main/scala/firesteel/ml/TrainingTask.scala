@@ -1,0 +1,129 @@
+package firesteel.ml
+
+import java.util.UUID
+
+import scala.util.control.NonFatal
+
+import org.apache.spark.TaskContext
+import org.apache.spark.firesteel.SparkBridge
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.util.SerializableConfiguration
+
+/** What the driver gives every worker of one attempt. */
+private[ml] final case class Job(
+    id: String,
+    driverHost: String,
+    driverPort: Int,
+    secret: Array[Byte],
+    world: Int,
+    columns: Array[InputColumn],
+    config: String,
+    timeoutMs: Int,
+    checkpoint: Option[Checkpoint],
+    hadoop: SerializableConfiguration)
+
+/** The process a worker is in: workers of one process meet in memory. */
+private[ml] object ThisProcess {
+  val id: String = UUID.randomUUID().toString
+}
+
+/** One worker: rows to native memory, then training until it ends. Its rank is its partition's number. */
+private[ml] final class TrainingTask(job: Job) {
+  private val context = TaskContext.get()
+  private val rank = context.partitionId()
+
+  /** The model's files on rank 0, nothing elsewhere. */
+  def run(rows: Iterator[InternalRow]): Array[(String, Array[Byte])] = {
+    NativeLibrary.load()
+    val host = SparkBridge.executorHost
+    val listener = new Handle("listener", Native.listenerOpen(host))
+    try {
+      val me = Peer(rank, ThisProcess.id, host, Native.listenerPort(listener.value), SparkBridge.executorId)
+      val driver = new RendezvousClient(job.driverHost, job.driverPort, job.secret, me, job.timeoutMs)
+      try {
+        val files = train(rows, listener, driver)
+        driver.done()
+        files
+      } catch {
+        case NonFatal(e) => driver.failed(e); throw e
+      } finally driver.close()
+    } finally listener.close()
+  }
+
+  /** Ends the task when Spark wants it to end or when the attempt has failed elsewhere. */
+  private def check(driver: RendezvousClient): Unit = {
+    SparkBridge.checkKilled(context)
+    driver.check()
+  }
+
+  private def train(
+      rows: Iterator[InternalRow],
+      listener: Handle,
+      driver: RendezvousClient): Array[(String, Array[Byte])] = {
+    val shard = new Handle("shard", Native.shardNew(job.config, rank))
+    try {
+      fill(shard, rows, driver)
+      val peers = driver.meet(() => check(driver))
+      val resume = job.checkpoint.flatMap(_.read(job.hadoop.value)).orNull
+      val training =
+        new Handle("training", Native.trainStart(shard.value, listener.value, job.config, world(peers), resume))
+      try follow(training, driver)
+      finally training.close()
+    } finally shard.close()
+  }
+
+  /** Rows to native memory, a batch at a time. */
+  private def fill(shard: Handle, rows: Iterator[InternalRow], driver: RendezvousClient): Unit = {
+    val batch = new ColumnBatch(job.columns, TrainingTask.batchRows)
+    try {
+      val writer = new RowWriter(batch)
+      while (rows.hasNext) {
+        writer.write(rows.next())
+        if (writer.isFull) {
+          Native.shardPush(shard.value, batch.handle, writer.rows)
+          writer.reset()
+          check(driver)
+        }
+      }
+      if (writer.rows > 0) Native.shardPush(shard.value, batch.handle, writer.rows)
+    } finally batch.close()
+  }
+
+  private def world(peers: IndexedSeq[Peer]): String = {
+    val world = Wire.json.createObjectNode()
+    world.put("rank", rank).put("job", job.id).put("threads", math.max(1, context.cpus()))
+    world.put("secret", job.secret.map(b => f"$b%02x").mkString)
+    val list = world.putArray("peers")
+    peers.foreach(p => list.addObject().put("process", p.process).put("address", s"${p.host}:${p.port}"))
+    world.toString
+  }
+
+  /** Polls until training ends; passes events on and notices when it should stop. */
+  private def follow(training: Handle, driver: RendezvousClient): Array[(String, Array[Byte])] = {
+    var running = true
+    try
+      while (running) {
+        check(driver)
+        val events = Native.trainPoll(training.value, TrainingTask.pollMs)
+        if (events == null) running = false
+        else events.foreach(hear(_, training, driver))
+      }
+    catch { case e: Throwable => Native.trainCancel(training.value); throw e }
+    if (rank == 0) Native.trainFiles(training.value).map(n => n -> Native.trainFile(training.value, n))
+    else Array.empty
+  }
+
+  private def hear(line: String, training: Handle, driver: RendezvousClient): Unit = if (rank == 0) {
+    val event = Wire.json.readTree(line)
+    if (event.path("event").asText() == "checkpoint")
+      job.checkpoint.foreach(_.write(Native.trainCheckpoint(training.value), job.hadoop.value))
+    else driver.event(event)
+  }
+}
+
+private[ml] object TrainingTask {
+  private val batchRows = 4096
+
+  /** How long a poll waits, and so the longest that an interrupt goes unnoticed. */
+  private val pollMs = 50
+}
