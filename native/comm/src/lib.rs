@@ -1,1 +1,40 @@
-//! Under construction.
+//! How workers talk: bytes and ranges of f32, nothing of networks.
+//!
+//! A [`Fabric`] gives a worker its rank, the world size and three moves on bytes. [`collective`]s and [`strategy`]s are
+//! built from the moves and run on every fabric. All fabrics are one mechanism, a mailbox a worker, and differ in the
+//! links that fill it: [`local_world`] makes threads of one process, [`join`] meets other processes over tcp, peers in
+//! the same process through shared memory.
+//!
+//! Every wait has a deadline. A peer that dies ends the waits of all others with `PeerLost` naming its rank.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `fabric` | [`Fabric`], [`Key`], [`Options`], [`Cancel`] |
+//! | `mailbox` | where parts arrive; [`Pending`] |
+//! | `mesh` | [`Mesh`], a fabric of local and tcp links |
+//! | `join` | [`join`], [`local_world`]: how workers meet |
+//! | `local` | how workers of one process find each other |
+//! | `tcp`, `handshake`, `frame` | sockets, proofs of the secret, what travels |
+//! | [`collective`] | all-reduce, all-gather, gather, broadcast from a root, barrier |
+//! | [`strategy`] | [`strategy::Sharded`]: who updates which weights |
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod collective;
+mod fabric;
+mod frame;
+mod handshake;
+mod join;
+mod local;
+mod mailbox;
+mod mesh;
+pub mod strategy;
+mod tcp;
+mod wire;
+
+pub use fabric::{Cancel, Fabric, Key, Options};
+pub use join::{Membership, Peer, join, local_world};
+pub use local::open_jobs;
+pub use mailbox::Pending;
+pub use mesh::Mesh;
+pub use tcp::Listener;

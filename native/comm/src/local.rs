@@ -1,0 +1,90 @@
+//! How workers of one process find each other's mailboxes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use firesteel_error::{Error, Kind, Result};
+
+use crate::fabric::Cancel;
+use crate::mailbox::Mailbox;
+
+static JOBS: LazyLock<Jobs> = LazyLock::new(Jobs::default);
+
+/// The jobs whose workers are still looking for each other.
+#[derive(Default)]
+struct Jobs {
+    open: Mutex<HashMap<(String, String), Meeting>>,
+    changed: Condvar,
+}
+
+/// Workers of one job in this process.
+#[derive(Default)]
+struct Meeting {
+    mailboxes: BTreeMap<usize, Arc<Mailbox>>,
+    /// How many have left with everyone's mailbox; the last one closes the meeting.
+    satisfied: usize,
+}
+
+/// Leaves this worker's mailbox for the others of `ranks`, those of the same `process`, and returns theirs, its own
+/// among them.
+///
+/// # Errors
+/// `Timeout` naming the ranks that did not come, `Cancelled`, `InvalidArgument` when the rank is there already.
+pub(crate) fn meet(
+    job: &str,
+    process: &str,
+    rank: usize,
+    ranks: &[usize],
+    mailbox: Arc<Mailbox>,
+    deadline: Duration,
+    cancel: &Cancel,
+) -> Result<BTreeMap<usize, Arc<Mailbox>>> {
+    let until = Instant::now() + deadline;
+    let name = (job.to_owned(), process.to_owned());
+    let mut open = JOBS.open.lock().unwrap_or_else(PoisonError::into_inner);
+    let meeting = open.entry(name.clone()).or_default();
+    if meeting.mailboxes.insert(rank, mailbox).is_some() {
+        return Err(Error::argument(format!("rank {rank} joined job '{job}' twice in one process")));
+    }
+    JOBS.changed.notify_all();
+    loop {
+        let meeting = open.entry(name.clone()).or_default();
+        let missing: Vec<usize> =
+            ranks.iter().copied().filter(|r| !meeting.mailboxes.contains_key(r)).collect();
+        if missing.is_empty() {
+            let mailboxes = meeting.mailboxes.clone();
+            meeting.satisfied += 1;
+            if meeting.satisfied == ranks.len() {
+                open.remove(&name);
+            }
+            return Ok(mailboxes);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || cancel.is_cancelled() {
+            meeting.mailboxes.remove(&rank);
+            if meeting.mailboxes.is_empty() {
+                open.remove(&name);
+            }
+            return Err(absent(job, &missing, deadline, cancel));
+        }
+        let slice = left.min(Duration::from_millis(20));
+        open = match JOBS.changed.wait_timeout(open, slice) {
+            Ok((open, _)) => open,
+            Err(poisoned) => poisoned.into_inner().0,
+        };
+    }
+}
+
+fn absent(job: &str, missing: &[usize], deadline: Duration, cancel: &Cancel) -> Error {
+    if cancel.is_cancelled() {
+        return Error::new(Kind::Cancelled, format!("cancelled while joining job '{job}'"));
+    }
+    let text = format!("rank {missing:?} of this process did not join job '{job}' within {deadline:?}");
+    Error::new(Kind::Timeout, text)
+}
+
+/// How many jobs have workers that wait for others; for tests of cleaning up.
+pub fn open_jobs() -> usize {
+    JOBS.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+}
