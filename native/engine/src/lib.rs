@@ -9,13 +9,39 @@
 //! | [`loss`] | [`Loss`] and its gradient by the logits |
 //! | [`optim`] | [`Optimizer`] and its state, [`Moments`] |
 //! | [`replica`] | [`Replica`], [`Sink`]: the face of the engine |
+//! | `check` | whether a batch fits the network |
+//! | `fuse` | which layers run as one kernel |
+//! | `plan`, `place` | the graph compiled to calls whose buffers lie in one arena |
+//! | `ops` | a file an operation: forward and backward |
+//! | `kernels` | arithmetic on registers and lanes |
+//! | `pass`, `run` | what a call sees; a step from its edge to its end |
+//! | `tiled`, `wide` | the two ways to run a plan on several threads |
+//! | `memory`, `team`, `random` | aligned memory, threads, counter-based randomness |
+//!
+//! Values of a batch lie in blocks of 16 samples, side by side in the innermost axis: `(blocks, features, 16)`. A
+//! vector register holds one feature of 16 (or 8) samples, so every operation, whatever its shape, is vector code
+//! without remainders.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod batch;
+mod check;
+mod fuse;
+mod kernels;
 pub mod loss;
+mod memory;
+mod ops;
 pub mod optim;
+mod pass;
+mod place;
+mod plan;
+mod random;
 pub mod replica;
+mod run;
+mod team;
+mod tiled;
+mod wide;
 
 pub use batch::{Batch, Targets, Totals, Values};
 pub use loss::Loss;

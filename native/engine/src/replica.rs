@@ -4,11 +4,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use firesteel_error::{Error, Result};
-use firesteel_model::Graph;
+use firesteel_model::{Graph, Op};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Totals, Values};
+use crate::check::{check_inputs, check_length};
 use crate::loss::Loss;
+use crate::memory::{Aligned, LANES};
+use crate::ops::embedding::{Gather, dims_before};
+use crate::plan::Plan;
+use crate::random::fill;
+use crate::run::Run;
+use crate::team::Team;
 
 /// How a plan uses its threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,16 +47,16 @@ pub struct PlanConfig {
 
 /// Hears of a step while it runs.
 pub trait Sink {
-    /// The loss is known; backward starts.
+    /// The loss is known; backward starts, or, in a tiled plan, has ended.
     ///
     /// # Errors
-    /// Ends the step.
+    /// The step goes on without the sink and then fails with it.
     fn forward_done(&mut self, totals: Totals) -> Result<()>;
 
     /// The gradient of `range` is finished. Ranges follow each other and together are `0..graph.dense_len()`.
     ///
     /// # Errors
-    /// Ends the step.
+    /// The step goes on without the sink and then fails with it.
     fn ready(&mut self, range: Range<usize>, gradient: &[f32]) -> Result<()>;
 }
 
@@ -80,11 +87,40 @@ pub struct Parts<'a> {
 pub struct Replica {
     graph: Arc<Graph>,
     config: PlanConfig,
-    weights: Vec<f32>,
-    gradient: Vec<f32>,
-    buffers: Vec<f32>,
+    plan: Plan,
+    team: Team,
+    /// Blocks a thread takes at a time; none runs wide.
+    tile: Option<usize>,
+    weights: Aligned,
+    gradient: Aligned,
+    buffers: Aligned,
     touched: Vec<Vec<u32>>,
+    gathers: Vec<Gather>,
+    memory: Memory,
 }
+
+/// What a step works in; holds nothing between steps.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// One a thread when tiled, else one.
+    pub(crate) arenas: Vec<Aligned>,
+    /// One a thread.
+    pub(crate) scratch: Vec<Aligned>,
+    /// The gradients of threads 1 and up, when tiled.
+    pub(crate) gradients: Vec<Aligned>,
+    /// The gradients of embedding outputs, `(rows, dims)` a table, one behind the other.
+    pub(crate) sparse: Aligned,
+    /// One a thread.
+    pub(crate) totals: Vec<Totals>,
+}
+
+/// Weights beyond this many bytes leave no room for activations in a core's second cache (1 MiB on today's servers):
+/// their gradients would be fetched again for every tile.
+const TILED_WEIGHTS: usize = 512 * 1024;
+/// The activations and gradients of a tile fit this many bytes of it, where one block does.
+const TILE: usize = 640 * 1024;
+/// More blocks than these make a tile no faster.
+const TILE_BLOCKS: usize = 4;
 
 impl Replica {
     /// Compiles a plan and draws the weights from the seed.
@@ -92,11 +128,60 @@ impl Replica {
     /// # Errors
     /// `InvalidArgument` when the network, loss and mode do not fit each other.
     pub fn new(graph: Arc<Graph>, config: PlanConfig) -> Result<Replica> {
-        let weights = vec![0.0; graph.len()];
-        let gradient = vec![0.0; graph.len()];
-        let buffers = vec![0.0; graph.buffers_len()];
-        let touched = vec![Vec::new(); graph.tables().len()];
-        Ok(Replica { graph, config, weights, gradient, buffers, touched })
+        if config.threads == 0 {
+            return Err(Error::argument("threads is 0, expected at least 1"));
+        }
+        config.loss.check_outputs(graph.output_len())?;
+        let plan = Plan::new(&graph)?;
+        let tiled = is_tiled(&graph, config.mode)?;
+        let tile = tiled.then(|| (TILE / (4 * plan.arena).max(1)).clamp(1, TILE_BLOCKS));
+        let mut weights = Aligned::zeros(graph.len());
+        for (index, parameter) in graph.parameters().iter().enumerate() {
+            let row = *parameter.shape.last().expect("a parameter has an axis");
+            fill(&mut weights[parameter.range.clone()], parameter.init, row, config.seed, index);
+        }
+        let mut buffers = Aligned::zeros(graph.buffers_len());
+        for buffer in graph.buffers() {
+            buffers[buffer.range.clone()].fill(buffer.start);
+        }
+        let mut replica = Replica {
+            weights,
+            gradient: Aligned::zeros(graph.len()),
+            buffers,
+            touched: vec![Vec::new(); graph.tables().len()],
+            gathers: Gather::all(&graph),
+            memory: Memory::default(),
+            team: Team::new(config.threads)?,
+            tile,
+            plan,
+            config,
+            graph,
+        };
+        replica.allocate();
+        Ok(replica)
+    }
+
+    /// Makes memory for `config.rows`.
+    fn allocate(&mut self) {
+        let (plan, threads, rows) = (&self.plan, self.config.threads, self.config.rows);
+        let dense = self.graph.dense_len();
+        let tiled = self.tile.is_some();
+        let arena = Aligned::zeros(plan.arena * self.capacity());
+        let memory = &mut self.memory;
+        memory.arenas = vec![arena; if tiled { threads } else { 1 }];
+        memory.scratch = vec![Aligned::zeros(plan.scratch); threads];
+        memory.gradients = vec![Aligned::zeros(dense); if tiled { threads - 1 } else { 0 }];
+        memory.sparse = Aligned::zeros(rows * dims_before(&self.graph, self.graph.tables().len()));
+        memory.totals = vec![Totals::default(); threads];
+        for touched in &mut self.touched {
+            touched.clear();
+            touched.reserve(rows);
+        }
+    }
+
+    /// The blocks an arena has room for.
+    fn capacity(&self) -> usize {
+        self.tile.unwrap_or_else(|| self.config.rows.div_ceil(LANES).max(1))
     }
 
     /// The network.
@@ -107,9 +192,12 @@ impl Replica {
     /// Makes room for batches of `rows`; weights stay.
     ///
     /// # Errors
-    /// As [`Replica::new`].
+    /// None today; a plan for a device may not fit it.
     pub fn reserve(&mut self, rows: usize) -> Result<()> {
-        self.config.rows = self.config.rows.max(rows);
+        if rows > self.config.rows {
+            self.config.rows = rows;
+            self.allocate();
+        }
         Ok(())
     }
 
@@ -152,8 +240,21 @@ impl Replica {
     ///
     /// # Errors
     /// `InvalidData` when the batch does not fit the network, or what `sink` returns.
-    pub fn step(&mut self, _step: u64, _batch: &Batch, _sink: &mut dyn Sink) -> Result<Totals> {
-        Err(Error::internal("under construction"))
+    pub fn step(&mut self, step: u64, batch: &Batch, sink: &mut dyn Sink) -> Result<Totals> {
+        if batch.rows > self.config.rows {
+            return Err(Error::argument(format!(
+                "the batch has {} rows, the plan was made for {}; reserve more",
+                batch.rows, self.config.rows
+            )));
+        }
+        check_inputs(&self.graph, batch.rows, batch.inputs)?;
+        check_length("positions", batch.positions.len(), batch.rows)?;
+        let outputs = self.graph.output_len();
+        self.config.loss.check_batch(outputs, batch.rows, batch.targets, batch.weights)?;
+        let seed = self.config.seed;
+        let mut run = self.run(batch.rows, batch.inputs);
+        (run.seed, run.step, run.positions, run.training) = (seed, step, batch.positions, true);
+        run.train(batch, sink)
     }
 
     /// Inference on any number of rows: dropout off, batch norm by its running statistics.
@@ -161,7 +262,53 @@ impl Replica {
     ///
     /// # Errors
     /// `InvalidData` when the inputs do not fit the network.
-    pub fn forward(&mut self, _rows: usize, _inputs: &[Values], _output: &mut [f32]) -> Result<()> {
-        Err(Error::internal("under construction"))
+    pub fn forward(&mut self, rows: usize, inputs: &[Values], output: &mut [f32]) -> Result<()> {
+        check_inputs(&self.graph, rows, inputs)?;
+        let outputs = self.graph.output_len();
+        check_length("outputs", output.len(), rows * outputs)?;
+        let most = self.capacity() * LANES * self.memory.arenas.len();
+        let mut run = self.run(rows, inputs);
+        for start in (0..rows).step_by(most) {
+            run.infer(start..rows.min(start + most), output);
+        }
+        Ok(())
+    }
+
+    fn run<'a>(&'a mut self, rows: usize, inputs: &'a [Values<'a>]) -> Run<'a> {
+        Run {
+            capacity: self.capacity(),
+            room: self.config.rows,
+            plan: &self.plan,
+            graph: &self.graph,
+            team: &mut self.team,
+            tile: self.tile,
+            loss: self.config.loss,
+            weights: &self.weights,
+            gradient: &mut self.gradient,
+            buffers: &mut self.buffers,
+            memory: &mut self.memory,
+            touched: &mut self.touched,
+            gathers: &mut self.gathers,
+            rows,
+            inputs,
+            positions: &[],
+            training: false,
+            seed: 0,
+            step: 0,
+        }
+    }
+}
+
+/// Whether a plan runs tiled.
+fn is_tiled(graph: &Graph, mode: Mode) -> Result<bool> {
+    let norm = graph.nodes().iter().find(|n| matches!(n.op, Op::BatchNorm { .. }));
+    match (mode, norm) {
+        (Mode::Tiled, Some(norm)) => Err(Error::argument(format!(
+            "layer '{}' (batch_norm) needs the whole batch at once, mode is tiled, expected wide or auto",
+            norm.name
+        ))),
+        (Mode::Tiled, None) => Ok(true),
+        (Mode::Wide, _) | (Mode::Auto, Some(_)) => Ok(false),
+        (Mode::Auto, None) => Ok(graph.dense_len() * 4 <= TILED_WEIGHTS),
     }
 }

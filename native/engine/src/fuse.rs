@@ -1,0 +1,160 @@
+//! Which layers run as one kernel.
+//!
+//! - An activation behind a linear layer or a convolution goes into the product's last step.
+//! - relu, tanh and sigmoid never fall, so they commute with a max-pool: pool first, a quarter of the work.
+//! - A 2×2 max-pool behind a convolution goes into it: the whole image is never written.
+
+use firesteel_model::{Graph, Node, Op, Source};
+
+/// An elementwise function whose gradient its own result tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// None.
+    #[default]
+    Identity,
+    /// max(x, 0).
+    Relu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// The logistic function.
+    Sigmoid,
+}
+
+impl Activation {
+    fn of(op: &Op) -> Option<Activation> {
+        match op {
+            Op::Relu => Some(Activation::Relu),
+            Op::Tanh => Some(Activation::Tanh),
+            Op::Sigmoid => Some(Activation::Sigmoid),
+            _ => None,
+        }
+    }
+}
+
+/// Layers that run as one: `node` computes, then come the pool and the activation that are fused into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stage {
+    /// The layer whose operation it is.
+    pub(crate) node: usize,
+    /// The layer whose value it gives.
+    pub(crate) result: usize,
+    /// Whether a 2×2 max-pool is fused into a convolution.
+    pub(crate) pool: bool,
+    /// Applied to the result.
+    pub(crate) activation: Activation,
+}
+
+/// The stages of a network in execution order.
+pub(crate) fn fuse(graph: &Graph) -> Vec<Stage> {
+    let nodes = graph.nodes();
+    let mut fused = vec![false; nodes.len()];
+    let mut stages = Vec::new();
+    for node in 0..nodes.len() {
+        if fused[node] {
+            continue;
+        }
+        let mut stage = Stage { node, result: node, pool: false, activation: Activation::Identity };
+        match &nodes[node].op {
+            Op::Linear { .. } => stage.take_activation(nodes, &mut fused),
+            Op::Conv2d { .. } => stage.take_behind_convolution(nodes, &mut fused),
+            Op::MaxPool2d { .. } => stage.take_activation(nodes, &mut fused),
+            op => {
+                if let (Some(activation), Some(pool)) = (Activation::of(op), next(nodes, node)) {
+                    // An activation before a pool: the pool runs on the activation's source.
+                    if matches!(nodes[pool].op, Op::MaxPool2d { .. }) {
+                        fused[pool] = true;
+                        stage = Stage { node: pool, result: pool, pool: false, activation };
+                    }
+                }
+            }
+        }
+        stages.push(stage);
+    }
+    stages
+}
+
+/// The only reader of a layer's value.
+fn next(nodes: &[Node], node: usize) -> Option<usize> {
+    let mut readers = (0..nodes.len()).filter(|&n| nodes[n].sources.contains(&Source::Node(node)));
+    let (first, second) = (readers.next(), readers.next());
+    first.filter(|_| second.is_none())
+}
+
+/// Whether a pool is the one that convolutions can take in: 2×2 windows side by side.
+fn is_halving(op: &Op) -> bool {
+    matches!(op, Op::MaxPool2d { kernel: [2, 2], stride: None | Some([2, 2]), padding: [0, 0] })
+}
+
+impl Stage {
+    fn take_activation(&mut self, nodes: &[Node], fused: &mut [bool]) {
+        let Some(reader) = next(nodes, self.result) else { return };
+        let Some(activation) = Activation::of(&nodes[reader].op) else { return };
+        self.activation = activation;
+        self.result = reader;
+        fused[reader] = true;
+    }
+
+    fn take_behind_convolution(&mut self, nodes: &[Node], fused: &mut [bool]) {
+        let after = |node| next(nodes, node).filter(|&n| nodes[n].sources.len() == 1);
+        let Some(first) = after(self.node) else { return };
+        if is_halving(&nodes[first].op) {
+            self.pool = true;
+            self.result = first;
+            fused[first] = true;
+            return self.take_activation(nodes, fused);
+        }
+        let Some(activation) = Activation::of(&nodes[first].op) else { return };
+        match after(first) {
+            Some(second) if is_halving(&nodes[second].op) => {
+                *self = Stage { pool: true, result: second, activation, ..*self };
+                (fused[first], fused[second]) = (true, true);
+            }
+            // Some other max-pool comes next: leave the activation to it.
+            Some(second) if matches!(nodes[second].op, Op::MaxPool2d { .. }) => {}
+            _ => self.take_activation(nodes, fused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use firesteel_model::{Input, InputKind, Network};
+
+    fn image() -> Vec<Input> {
+        vec![Input { name: "image".into(), kind: InputKind::Dense { shape: vec![1, 28, 28] } }]
+    }
+
+    fn stages(network: &Network) -> Vec<(usize, usize, bool, Activation)> {
+        let graph = Graph::new(&network.build(image(), 10).unwrap()).unwrap();
+        fuse(&graph).iter().map(|s| (s.node, s.result, s.pool, s.activation)).collect()
+    }
+
+    #[test]
+    fn lenet5_becomes_six_stages() {
+        use Activation::{Identity, Relu};
+        let expected = [
+            (0, 2, true, Relu),
+            (3, 5, true, Relu),
+            (6, 6, false, Identity),
+            (7, 8, false, Relu),
+            (9, 10, false, Relu),
+            (11, 11, false, Identity),
+        ];
+        assert_eq!(stages(&Network::Lenet5), expected);
+    }
+
+    #[test]
+    fn an_activation_waits_behind_any_max_pool_but_gelu_does_not() {
+        let conv =
+            Op::Conv2d { outputs: 2, kernel: [3, 3], stride: [1, 1], padding: [0, 0], groups: 1, bias: true };
+        let pool = Op::MaxPool2d { kernel: [3, 3], stride: Some([2, 2]), padding: [1, 1] };
+        for (op, activation) in [(Op::Tanh, Activation::Tanh), (Op::Relu, Activation::Relu)] {
+            let layers = vec![conv.clone(), op, pool.clone(), Op::Flatten];
+            let expected = [(0, 0, false, Activation::Identity), (2, 2, false, activation)];
+            assert_eq!(stages(&Network::Sequential { layers })[..2], expected);
+        }
+        let layers = vec![conv, Op::Gelu, pool, Op::Flatten];
+        assert_eq!(stages(&Network::Sequential { layers }).len(), 5);
+    }
+}

@@ -1,0 +1,410 @@
+//! Direct convolutions of one block, samples in lanes.
+//!
+//! Every sample of a block sees the same taps, so no image is unrolled and no edge is wasted: a convolution is a
+//! product whose depth runs over taps and whose operand moves by a table of offsets. Images are padded beforehand.
+
+use std::ops::Range;
+
+use pulp::Simd;
+use pulp::bytemuck;
+
+use super::tile::{ROWS, Scalars, Tile, accumulate, accumulate_at, by_size, columns, load, store, zeros};
+use crate::memory::{LANES, groups};
+
+/// The sizes of a convolution. `x` is `(groups·channels, height, width)`, padding included; the result, before a
+/// pool, `(groups·outputs, out_height, out_width)`; weights `(groups·outputs, channels, kernel…)`.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    pub(crate) groups: usize,
+    pub(crate) channels: usize,
+    pub(crate) outputs: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    /// When a pool is fused in, only what it reads: even.
+    pub(crate) out_height: usize,
+    pub(crate) out_width: usize,
+    pub(crate) stride: [usize; 2],
+    /// Where each tap of a window lies from its first, in f32, for the channels of one group.
+    pub(crate) taps: Vec<usize>,
+}
+
+impl Shape {
+    /// f32 of one channel of a block.
+    fn plane(&self) -> usize {
+        self.height * self.width * LANES
+    }
+
+    /// Where the channels of a group start.
+    fn group(&self, group: usize) -> usize {
+        group * self.channels * self.plane()
+    }
+
+    /// Where the window of an output position starts.
+    #[inline(always)]
+    fn window(&self, y: usize, x: usize) -> usize {
+        (y * self.stride[0] * self.width + x * self.stride[1]) * LANES
+    }
+
+    /// f32 of x in a block.
+    pub(crate) fn x_len(&self) -> usize {
+        self.groups * self.channels * self.plane()
+    }
+
+    /// f32 of the result in a block, before a pool.
+    pub(crate) fn y_len(&self) -> usize {
+        self.groups * self.outputs * self.out_height * self.out_width * LANES
+    }
+
+    /// Values of the weight.
+    pub(crate) fn weights(&self) -> usize {
+        self.groups * self.outputs * self.taps.len()
+    }
+}
+
+/// Rows of the gradient by the result: `(channels, rows.len(), out_width, LANES)`, channels `stride` apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Strip<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) rows: Range<usize>,
+}
+
+/// What a forward convolution adds and applies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epilogue<'a> {
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Results below it are raised to it: 0 is relu, −∞ nothing.
+    pub(crate) floor: f32,
+}
+
+impl Epilogue<'_> {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, simd: S, channel: usize, value: S::f32s) -> S::f32s {
+        let bias = simd.splat_f32s(self.bias.map_or(0.0, |b| b[channel]));
+        simd.max_f32s(simd.splat_f32s(self.floor), simd.add_f32s(value, bias))
+    }
+}
+
+/// All groups of output channels that one tile computes: `(group of the convolution, channels)`.
+pub(crate) fn tiles(shape: &Shape, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> + Clone {
+    let outputs = shape.outputs;
+    (0..shape.groups).flat_map(move |g| {
+        groups(outputs, most).map(move |c| (g, g * outputs + c.start..g * outputs + c.end))
+    })
+}
+
+/// Forward for one block.
+pub(crate) struct Forward<'a> {
+    pub(crate) shape: &'a Shape,
+    pub(crate) x: &'a [f32],
+    pub(crate) weight: &'a [f32],
+    pub(crate) epilogue: Epilogue<'a>,
+    pub(crate) y: &'a mut [f32],
+}
+
+impl Forward<'_> {
+    fn check(&self) {
+        let shape = self.shape;
+        assert!(self.x.len() == shape.x_len() && self.weight.len() == shape.weights());
+        let last = shape.window(shape.out_height - 1, shape.out_width - 1) + shape.taps[shape.taps.len() - 1];
+        assert!(last + LANES <= shape.channels * shape.plane(), "the last window lies inside the image");
+    }
+
+    /// Computes the whole image.
+    #[inline(always)]
+    pub(crate) fn image<S: Simd>(mut self, simd: S) {
+        self.check();
+        assert!(self.y.len() == self.shape.y_len());
+        let row = self.shape.out_width * LANES / S::F32_LANES;
+        for (group, channels) in tiles(self.shape, ROWS) {
+            for y in 0..self.shape.out_height {
+                let mut at = 0;
+                while at < row {
+                    let n = columns::<S>().min(row - at);
+                    let m = channels.len();
+                    // SAFETY: `check` has seen that all windows lie in x; the positions lie in a row of y.
+                    unsafe {
+                        by_size!(m, n, image_tile::<S>(simd, &mut self, group, channels.start, y, at));
+                    }
+                    at += n;
+                }
+            }
+        }
+    }
+
+    /// Computes the image through a 2×2 max-pool; `places` says which of the four was largest.
+    #[inline(always)]
+    pub(crate) fn pooled<S: Simd>(mut self, simd: S, places: &mut [u16]) {
+        self.check();
+        assert!(self.y.len() * 4 == self.shape.y_len() && places.len() == self.y.len());
+        for (group, channels) in tiles(self.shape, super::tile::rows_of_four::<S>()) {
+            for y in 0..self.shape.out_height / 2 {
+                for x in 0..self.shape.out_width / 2 {
+                    for part in 0..LANES / S::F32_LANES {
+                        let at = PoolPlace { group, channel: channels.start, y, x, part };
+                        let m = channels.len();
+                        // SAFETY: `check` has seen that all windows lie in x; the position lies in y.
+                        unsafe { by_size!(m, 4 columns, pooled_tile::<S>(simd, &mut self, places, at)) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `M` channels from `channel` on exist, and vectors `at..at + N` of row `y`.
+#[inline(always)]
+unsafe fn image_tile<S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    job: &mut Forward,
+    group: usize,
+    channel: usize,
+    y: usize,
+    at: usize,
+) {
+    let shape = job.shape;
+    let vectors = LANES / S::F32_LANES;
+    // SAFETY: windows lie in x, rows in the weight, positions in y.
+    unsafe {
+        let start = job.x.as_ptr().add(shape.group(group));
+        let place = |v: usize| shape.window(y, v / vectors) + v % vectors * S::F32_LANES;
+        let x = std::array::from_fn::<_, N, _>(|j| start.add(place(at + j)));
+        let taps = shape.taps.len();
+        let weight = Scalars { start: job.weight.as_ptr().add(channel * taps), row: taps, step: 1 };
+        let mut sums: Tile<S, M, N> = zeros(simd);
+        accumulate_at(simd, &mut sums, &shape.taps, weight, x);
+        for (i, sums) in sums.iter().enumerate() {
+            let row = ((channel + i) * shape.out_height + y) * shape.out_width * LANES;
+            for (j, sum) in sums.iter().enumerate() {
+                let value = job.epilogue.apply(simd, channel + i, *sum);
+                store::<S>(job.y.as_mut_ptr().add(row + (at + j) * S::F32_LANES), value);
+            }
+        }
+    }
+}
+
+/// A position of a pooled image.
+#[derive(Clone, Copy)]
+struct PoolPlace {
+    group: usize,
+    channel: usize,
+    y: usize,
+    x: usize,
+    /// Which vector of the block.
+    part: usize,
+}
+
+/// # Safety
+/// `M` channels from `at.channel` on exist, and the position.
+#[inline(always)]
+unsafe fn pooled_tile<S: Simd, const M: usize>(
+    simd: S,
+    job: &mut Forward,
+    places: &mut [u16],
+    at: PoolPlace,
+) {
+    let shape = job.shape;
+    let part = at.part * S::F32_LANES;
+    // SAFETY: windows lie in x, rows in the weight, the position in y and places.
+    unsafe {
+        let start = job.x.as_ptr().add(shape.group(at.group) + part);
+        let window = |j: usize| shape.window(2 * at.y + j / 2, 2 * at.x + j % 2);
+        let x = std::array::from_fn::<_, 4, _>(|j| start.add(window(j)));
+        let taps = shape.taps.len();
+        let weight = Scalars { start: job.weight.as_ptr().add(at.channel * taps), row: taps, step: 1 };
+        let mut sums: Tile<S, M, 4> = zeros(simd);
+        accumulate_at(simd, &mut sums, &shape.taps, weight, x);
+        let (height, width) = (shape.out_height / 2, shape.out_width / 2);
+        for (i, sums) in sums.iter().enumerate() {
+            let (value, which) = largest(simd, sums);
+            let to = (((at.channel + i) * height + at.y) * width + at.x) * LANES + part;
+            store::<S>(job.y.as_mut_ptr().add(to), job.epilogue.apply(simd, at.channel + i, value));
+            let which: &[u32] = bytemuck::cast_slice(std::slice::from_ref(&which));
+            for (to, which) in places.get_unchecked_mut(to..to + S::F32_LANES).iter_mut().zip(which) {
+                *to = *which as u16;
+            }
+        }
+    }
+}
+
+/// The largest of four and its index, the first of equals; NaN is larger than all.
+#[inline(always)]
+fn largest<S: Simd>(simd: S, values: &[S::f32s; 4]) -> (S::f32s, S::u32s) {
+    let (mut value, mut which) = (values[0], simd.splat_u32s(0));
+    for (j, other) in values.iter().enumerate().skip(1) {
+        let keep = simd.less_than_or_equal_f32s(*other, value);
+        value = simd.select_f32s(keep, value, *other);
+        which = simd.select_u32s(keep, which, simd.splat_u32s(j as u32));
+    }
+    (value, which)
+}
+
+/// Undoes a 2×2 max-pool for some rows: each gradient goes where the largest value was.
+#[inline(always)]
+pub(crate) fn unpool(
+    shape: &Shape,
+    channels: Range<usize>,
+    rows: Range<usize>,
+    gradient: &[f32],
+    places: &[u16],
+    strip: &mut [f32],
+) {
+    let (height, width) = (shape.out_height / 2, shape.out_width / 2);
+    let (gradient, places) = (gradient.as_chunks::<LANES>().0, places.as_chunks::<LANES>().0);
+    let planes = strip.as_chunks_mut::<LANES>().0.chunks_exact_mut(rows.len() * shape.out_width);
+    for (channel, plane) in channels.zip(planes) {
+        let both = plane.chunks_exact_mut(2 * shape.out_width);
+        for (y, both) in (rows.start / 2..rows.end / 2).zip(both) {
+            let (above, below) = both.split_at_mut(shape.out_width);
+            let row = (channel * height + y) * width;
+            for x in 0..width {
+                let (g, place) = (&gradient[row + x], &places[row + x]);
+                for l in 0..LANES {
+                    let at = |j: u16| if place[l] == j { g[l] } else { 0.0 };
+                    (above[2 * x][l], above[2 * x + 1][l]) = (at(0), at(1));
+                    (below[2 * x][l], below[2 * x + 1][l]) = (at(2), at(3));
+                }
+            }
+        }
+    }
+}
+
+/// Adds what one strip gives to the gradient of the weights of some channels, lane by lane:
+/// `sums` is `(channels, taps)` vectors.
+#[inline(always)]
+pub(crate) fn weight_gradient<S: Simd>(
+    simd: S,
+    shape: &Shape,
+    group: usize,
+    channels: usize,
+    x: &[f32],
+    strip: &Strip,
+    sums: &mut [f32],
+) {
+    assert!(x.len() == shape.x_len() && sums.len() >= channels * shape.taps.len() * S::F32_LANES);
+    assert!(strip.values.len() >= (channels - 1) * strip.stride + strip.rows.len() * shape.out_width * LANES);
+    assert!(strip.rows.end <= shape.out_height);
+    let x = &x[shape.group(group)..];
+    for taps in groups(shape.taps.len(), 4) {
+        let job = (shape, x, strip, taps.start);
+        let n = taps.len();
+        // SAFETY: channels and taps are of this convolution, the strip has `channels`.
+        unsafe {
+            if S::F32_LANES == 8 {
+                debug_assert!(channels <= 3);
+            }
+            by_size!(channels, n, weight_tile::<S>(simd, job, sums));
+        }
+    }
+}
+
+/// # Safety
+/// `N` taps from the job's first on exist; the strip has `M` channels.
+#[inline(always)]
+unsafe fn weight_tile<S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    (shape, x, strip, tap): (&Shape, &[f32], &Strip, usize),
+    sums: &mut [f32],
+) {
+    let place = |i: usize, j: usize| (i * shape.taps.len() + tap + j) * S::F32_LANES;
+    let mut tile: Tile<S, M, N> = zeros(simd);
+    // SAFETY: taps of a window lie in x, positions in the strip, sums of (channel, tap) in `sums`.
+    unsafe {
+        for i in 0..M {
+            for j in 0..N {
+                tile[i][j] = load::<S>(sums.as_ptr().add(place(i, j)));
+            }
+        }
+        let step = shape.stride[1] * LANES;
+        for (row, y) in strip.rows.clone().enumerate() {
+            let mut g = strip.values.as_ptr().add(row * shape.out_width * LANES);
+            let window = x.as_ptr().add(shape.window(y, 0));
+            let mut from = std::array::from_fn::<_, N, _>(|j| window.add(shape.taps[tap + j]));
+            for _ in 0..shape.out_width {
+                for part in 0..LANES / S::F32_LANES {
+                    let part = part * S::F32_LANES;
+                    let mut vectors = [simd.splat_f32s(0.0); N];
+                    for j in 0..N {
+                        vectors[j] = load::<S>(from[j].add(part));
+                    }
+                    for i in 0..M {
+                        let g = load::<S>(g.add(i * strip.stride + part));
+                        for j in 0..N {
+                            tile[i][j] = simd.mul_add_e_f32s(g, vectors[j], tile[i][j]);
+                        }
+                    }
+                }
+                g = g.wrapping_add(LANES);
+                from = from.map(|f| f.wrapping_add(step));
+            }
+        }
+        for i in 0..M {
+            for j in 0..N {
+                store::<S>(sums.as_mut_ptr().add(place(i, j)), tile[i][j]);
+            }
+        }
+    }
+}
+
+/// Adds what one strip gives to the gradient by x; the strip has all channels.
+#[inline(always)]
+pub(crate) fn source_gradient<S: Simd>(
+    simd: S,
+    shape: &Shape,
+    weight: &[f32],
+    strip: &Strip,
+    to: &mut [f32],
+) {
+    assert!(to.len() == shape.x_len() && weight.len() == shape.weights());
+    let channels = shape.groups * shape.outputs;
+    assert!(strip.values.len() >= (channels - 1) * strip.stride + strip.rows.len() * shape.out_width * LANES);
+    assert!(strip.rows.end <= shape.out_height);
+    let row = shape.out_width * LANES / S::F32_LANES;
+    for group in 0..shape.groups {
+        for taps in groups(shape.taps.len(), ROWS) {
+            for line in 0..strip.rows.len() {
+                let mut at = 0;
+                while at < row {
+                    let (m, n) = (taps.len(), columns::<S>().min(row - at));
+                    let place = (group, taps.start, line, at);
+                    let job = (shape, weight, strip, place);
+                    // SAFETY: taps and vectors exist in this convolution.
+                    unsafe { by_size!(m, n, source_tile::<S>(simd, job, to)) };
+                    at += n;
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `M` taps and `N` vectors from the place on exist.
+#[inline(always)]
+#[expect(clippy::type_complexity, reason = "a place: group, tap, line of the strip, vector in the line")]
+unsafe fn source_tile<S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    (shape, weight, strip, (group, tap, line, at)): (&Shape, &[f32], &Strip, (usize, usize, usize, usize)),
+    to: &mut [f32],
+) {
+    let vectors = LANES / S::F32_LANES;
+    let channel = group * shape.outputs;
+    let taps = shape.taps.len();
+    // SAFETY: channels lie in the weight and the strip, windows in the image.
+    unsafe {
+        let start = strip.values.as_ptr().add(channel * strip.stride + line * shape.out_width * LANES);
+        let g = std::array::from_fn::<_, N, _>(|j| start.add((at + j) * S::F32_LANES));
+        let a = Scalars { start: weight.as_ptr().add(channel * taps + tap), row: 1, step: taps };
+        let mut sums: Tile<S, M, N> = zeros(simd);
+        accumulate(simd, &mut sums, shape.outputs, a, g, strip.stride);
+        let image = to.as_mut_ptr().add(shape.group(group));
+        for j in 0..N {
+            let (x, part) = ((at + j) / vectors, (at + j) % vectors * S::F32_LANES);
+            let window = image.add(shape.window(strip.rows.start + line, x) + part);
+            for (i, sums) in sums.iter().enumerate() {
+                let to = window.add(shape.taps[tap + i]);
+                store::<S>(to, simd.add_f32s(load::<S>(to), sums[j]));
+            }
+        }
+    }
+}

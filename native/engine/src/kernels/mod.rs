@@ -1,0 +1,15 @@
+//! Arithmetic without networks: products held in registers, elementwise functions, moves between layouts.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`tile`] | products held in registers: the inside of linear layers and convolutions |
+//! | [`product`] | matrix products on values in lanes |
+//! | [`convolution`] | direct convolutions of one block |
+//! | [`math`] | exp, tanh, sigmoid, erf for a value, written so that a loop over them becomes vector code |
+//! | [`lanes`] | loops over lanes, and moves between rows and lanes |
+
+pub(crate) mod convolution;
+pub(crate) mod lanes;
+pub(crate) mod math;
+pub(crate) mod product;
+pub(crate) mod tile;

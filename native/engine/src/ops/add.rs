@@ -1,0 +1,61 @@
+//! The sum of sources of one shape.
+
+use firesteel_error::Result;
+
+use crate::fuse::Stage;
+use crate::kernels::lanes::copy;
+use crate::pass::{Id, Kernel, Pass};
+use crate::plan::{Backward, Builder, Edge};
+
+/// Emits the layer.
+pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward>> {
+    let sources = builder.sources(stage);
+    let result = builder.result(stage, &sources);
+    let ids: Vec<Id> = sources.iter().map(|s| s.id).collect();
+    let mut buffers = ids.clone();
+    buffers.push(result.id);
+    builder.call(Forward { sources: ids, result: result.id }, &buffers, 0);
+    Ok(vec![Box::new(move |builder| {
+        let Some(gradient) = result.gradient else { return };
+        let edges: Vec<Edge> = sources.iter().filter_map(|s| builder.edge(*s)).collect();
+        let mut buffers = vec![gradient];
+        buffers.extend(edges.iter().map(|e| e.id));
+        builder.call(BackwardCall { gradient, edges }, &buffers, 0);
+    })])
+}
+
+#[derive(Debug)]
+struct Forward {
+    sources: Vec<Id>,
+    result: Id,
+}
+
+// SAFETY: writes the result in the rank's share of blocks only.
+unsafe impl Kernel for Forward {
+    fn run(&self, pass: &Pass) {
+        for block in pass.block_share() {
+            let to = pass.write(self.result, block);
+            for (i, source) in self.sources.iter().enumerate() {
+                copy(pass.arch, pass.read(*source, block), to, i > 0);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct BackwardCall {
+    gradient: Id,
+    edges: Vec<Edge>,
+}
+
+// SAFETY: writes the sources' gradients in the rank's share of blocks only.
+unsafe impl Kernel for BackwardCall {
+    fn run(&self, pass: &Pass) {
+        for block in pass.block_share() {
+            let gradient = pass.read(self.gradient, block);
+            for edge in &self.edges {
+                copy(pass.arch, gradient, pass.write(edge.id, block), edge.add);
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! One run of a plan's kernels: what they read, where they write, and whose share is whose.
+
+use std::fmt;
+use std::ops::Range;
+
+use pulp::Arch;
+
+use crate::batch::Values;
+use crate::memory::{LANES, Shared, share};
+
+/// One call of a plan.
+///
+/// # Safety
+/// `run` reads and writes through [`Pass`], which several threads hold at once. An implementation promises that it
+/// writes only the share of its rank, and reads nothing that another rank writes in the same call.
+pub(crate) unsafe trait Kernel: fmt::Debug + Send + Sync {
+    /// Does the share of `pass.rank`.
+    fn run(&self, pass: &Pass<'_>);
+}
+
+/// A buffer of the plan; its place is known when the plan is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Id(pub(crate) usize);
+
+/// Where a buffer lies in an arena for one block. In an arena of `n` blocks all its blocks lie together from
+/// `offset · n`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) offset: usize,
+    /// f32 a block.
+    pub(crate) len: usize,
+}
+
+/// What the kernels of one thread work with. Rows are grouped into blocks of [`LANES`], lanes innermost:
+/// a value of `features` is `(blocks, features, LANES)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    pub(crate) arch: Arch,
+    pub(crate) places: &'a [Place],
+    pub(crate) arena: Shared<'a>,
+    /// The blocks the arena has room for.
+    pub(crate) capacity: usize,
+    /// Memory of this thread alone, never kept between kernels.
+    pub(crate) scratch: Shared<'a>,
+    /// The rows at work.
+    pub(crate) rows: usize,
+    /// The place of the first of them in the batch.
+    pub(crate) first: usize,
+    pub(crate) inputs: &'a [Values<'a>],
+    /// Of all rows of the batch; empty in inference.
+    pub(crate) positions: &'a [u64],
+    pub(crate) weights: &'a [f32],
+    pub(crate) gradient: Shared<'a>,
+    /// Add to the gradient instead of setting it.
+    pub(crate) add: bool,
+    /// The gradients of embedding outputs, `(room, dims)` a table, one table behind the other.
+    pub(crate) sparse: Shared<'a>,
+    /// The rows of a batch that `sparse` has room for.
+    pub(crate) room: usize,
+    pub(crate) buffers: Shared<'a>,
+    pub(crate) training: bool,
+    pub(crate) seed: u64,
+    pub(crate) step: u64,
+    pub(crate) rank: usize,
+    pub(crate) of: usize,
+}
+
+impl<'a> Pass<'a> {
+    /// The blocks at work.
+    pub(crate) fn blocks(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    /// The rows in a block: [`LANES`] in all but the last.
+    pub(crate) fn lanes(&self, block: usize) -> usize {
+        LANES.min(self.rows - block * LANES)
+    }
+
+    /// This rank's share of `0..units`.
+    pub(crate) fn share(&self, units: usize) -> Range<usize> {
+        share(units, self.rank, self.of)
+    }
+
+    /// This rank's share of the blocks.
+    pub(crate) fn block_share(&self) -> Range<usize> {
+        self.share(self.blocks())
+    }
+
+    fn range(&self, id: Id, block: usize) -> Range<usize> {
+        let Place { offset, len } = self.places[id.0];
+        let start = offset * self.capacity + block * len;
+        start..start + len
+    }
+
+    /// One block of a buffer, to read.
+    pub(crate) fn read(&self, id: Id, block: usize) -> &'a [f32] {
+        // SAFETY: by the promise of `Kernel`, nobody writes what this rank reads.
+        unsafe { self.arena.slice(self.range(id, block)) }
+    }
+
+    /// All blocks of a buffer, to read.
+    pub(crate) fn read_all(&self, id: Id) -> &'a [f32] {
+        let Place { offset, len } = self.places[id.0];
+        let start = offset * self.capacity;
+        // SAFETY: as in `read`.
+        unsafe { self.arena.slice(start..start + self.blocks() * len) }
+    }
+
+    /// Where a buffer starts, to write: block `b` is `len` further for each `b`.
+    pub(crate) fn start(&self, id: Id) -> *mut f32 {
+        self.arena.pointer(self.range(id, 0))
+    }
+
+    /// One block of a buffer, to write.
+    #[expect(clippy::mut_from_ref, reason = "the memory is the arena's, not this view's")]
+    pub(crate) fn write(&self, id: Id, block: usize) -> &'a mut [f32] {
+        // SAFETY: by the promise of `Kernel`, the block is in this rank's share.
+        unsafe { self.arena.slice_mut(self.range(id, block)) }
+    }
+
+    /// A part of one block of a buffer, to write.
+    #[expect(clippy::mut_from_ref, reason = "the memory is the arena's, not this view's")]
+    pub(crate) fn write_part(&self, id: Id, block: usize, part: Range<usize>) -> &'a mut [f32] {
+        let start = self.range(id, block).start;
+        // SAFETY: by the promise of `Kernel`, the part is in this rank's share.
+        unsafe { self.arena.slice_mut(start + part.start..start + part.end) }
+    }
+
+    /// A range of the flat gradient, to write.
+    #[expect(clippy::mut_from_ref, reason = "the memory is the replica's, not this view's")]
+    pub(crate) fn gradient(&self, range: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: by the promise of `Kernel`, the range is in this rank's share.
+        unsafe { self.gradient.slice_mut(range) }
+    }
+
+    /// A range of the running statistics, to write.
+    #[expect(clippy::mut_from_ref, reason = "the memory is the replica's, not this view's")]
+    pub(crate) fn buffer(&self, range: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: by the promise of `Kernel`, the range is in this rank's share.
+        unsafe { self.buffers.slice_mut(range) }
+    }
+
+    /// Rows of the gradient of an embedding's output, to write; `before` is the dims of all tables before its own.
+    #[expect(clippy::mut_from_ref, reason = "the memory is the replica's, not this view's")]
+    pub(crate) fn sparse(&self, before: usize, dims: usize, rows: Range<usize>) -> &'a mut [f32] {
+        let start = before * self.room;
+        // SAFETY: by the promise of `Kernel`, the rows are in this rank's share.
+        unsafe { self.sparse.slice_mut(start + rows.start * dims..start + rows.end * dims) }
+    }
+
+    /// The first `len` values of this thread's scratch memory, holding anything.
+    #[expect(clippy::mut_from_ref, reason = "the memory is the thread's, not this view's")]
+    pub(crate) fn scratch(&self, len: usize) -> &'a mut [f32] {
+        // SAFETY: no other thread has this memory, and a kernel takes it once.
+        unsafe { self.scratch.slice_mut(0..len) }
+    }
+}

@@ -1,0 +1,242 @@
+//! The compiled network: a list of kernel calls whose buffers lie in one arena.
+
+use std::ops::Range;
+
+use firesteel_error::Result;
+use firesteel_model::{Graph, InputKind, Op, Source};
+
+use crate::fuse::{Stage, fuse};
+use crate::memory::LANES;
+use crate::ops;
+use crate::pass::{Id, Kernel, Place};
+use crate::place::{Lifetime, place};
+
+/// A compiled network.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The calls of forward; the last has written `output`.
+    pub(crate) forward: Vec<Box<dyn Kernel>>,
+    /// The calls of backward; the first may read `output_gradient`.
+    pub(crate) backward: Vec<Box<dyn Kernel>>,
+    pub(crate) places: Vec<Place>,
+    /// f32 of arena a block.
+    pub(crate) arena: usize,
+    /// f32 of scratch a thread.
+    pub(crate) scratch: usize,
+    pub(crate) output: Id,
+    pub(crate) output_gradient: Id,
+    /// After that many calls of backward, the dense gradient is finished up to an end. Both rise.
+    pub(crate) ready: Vec<(usize, usize)>,
+}
+
+/// What an op leaves for later: it emits the calls of its backward.
+pub(crate) type Backward = Box<dyn FnOnce(&mut Builder)>;
+
+/// The value of a layer or input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Value {
+    pub(crate) id: Id,
+    /// Values a sample.
+    pub(crate) len: usize,
+    /// The buffer of its gradient; none where nothing before it is trained.
+    pub(crate) gradient: Option<Id>,
+}
+
+/// A gradient that a backward call writes, or adds to when another call has written it before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Edge {
+    pub(crate) id: Id,
+    pub(crate) add: bool,
+}
+
+/// A plan being made.
+pub(crate) struct Builder<'g> {
+    pub(crate) graph: &'g Graph,
+    buffers: Vec<Lifetime>,
+    calls: Vec<Box<dyn Kernel>>,
+    scratch: usize,
+    inputs: Vec<Option<Value>>,
+    values: Vec<Option<Value>>,
+    written: Vec<bool>,
+    /// The call that finishes each parameter's gradient.
+    finished: Vec<usize>,
+}
+
+impl Plan {
+    /// Compiles a network.
+    pub(crate) fn new(graph: &Graph) -> Result<Plan> {
+        let mut builder = Builder {
+            graph,
+            buffers: Vec::new(),
+            calls: Vec::new(),
+            scratch: 0,
+            inputs: vec![None; graph.spec().inputs.len()],
+            values: vec![None; graph.nodes().len()],
+            written: Vec::new(),
+            finished: vec![usize::MAX; graph.parameters().len()],
+        };
+        let mut backwards = Vec::new();
+        for stage in fuse(graph) {
+            backwards.extend(ops::lower(&mut builder, &stage)?);
+        }
+        let output = builder.output();
+        let output_gradient = output.gradient.unwrap_or_else(|| builder.buffer(output.len * LANES));
+        let loss = builder.calls.len();
+        builder.uses(&[output.id, output_gradient]);
+        builder.written[output_gradient.0] = true;
+        while let Some(backward) = backwards.pop() {
+            backward(&mut builder);
+        }
+        builder.scratch = builder.scratch.max(2 * LANES * output.len);
+        Ok(builder.finish(output.id, output_gradient, loss))
+    }
+}
+
+impl Builder<'_> {
+    /// A buffer of `len` f32 a block.
+    pub(crate) fn buffer(&mut self, len: usize) -> Id {
+        self.buffers.push(Lifetime { len: len.next_multiple_of(LANES), first: usize::MAX, last: 0 });
+        self.written.push(false);
+        Id(self.buffers.len() - 1)
+    }
+
+    /// A value of `len` a sample, with a gradient if any of `trained`.
+    pub(crate) fn value(&mut self, len: usize, trained: bool) -> Value {
+        let id = self.buffer(len * LANES);
+        let gradient = trained.then(|| self.buffer(len * LANES));
+        Value { id, len, gradient }
+    }
+
+    /// The value that a stage gives: as many features as its result, and a gradient if it or anything it reads is
+    /// trained.
+    pub(crate) fn result(&mut self, stage: &Stage, sources: &[Value]) -> Value {
+        let node = &self.graph.nodes()[stage.result];
+        let trained = !self.graph.nodes()[stage.node].parameters.is_empty();
+        let value =
+            self.value(node.shape.iter().product(), trained || sources.iter().any(|s| s.gradient.is_some()));
+        self.set(stage, value);
+        value
+    }
+
+    /// Makes `value` that of the stage's result.
+    pub(crate) fn set(&mut self, stage: &Stage, value: Value) {
+        self.values[stage.result] = Some(value);
+    }
+
+    /// The values a stage reads.
+    pub(crate) fn sources(&mut self, stage: &Stage) -> Vec<Value> {
+        self.source_nodes(stage).into_iter().map(|s| self.source(s)).collect()
+    }
+
+    /// The first value a stage reads.
+    pub(crate) fn only_source(&mut self, stage: &Stage) -> Value {
+        let source = self.source_nodes(stage)[0];
+        self.source(source)
+    }
+
+    /// Where a stage reads. An activation that went behind a pool is passed over.
+    pub(crate) fn source_nodes(&self, stage: &Stage) -> Vec<Source> {
+        let nodes = self.graph.nodes();
+        let skip = |source: &Source| match *source {
+            Source::Node(n) if self.values[n].is_none() => nodes[n].sources[0],
+            other => other,
+        };
+        nodes[stage.node].sources.iter().map(skip).collect()
+    }
+
+    fn source(&mut self, source: Source) -> Value {
+        match source {
+            Source::Node(n) => self.values[n].expect("stages follow what they read"),
+            Source::Input(i) => match self.inputs[i] {
+                Some(value) => value,
+                None => {
+                    let value = ops::load::lower(self, i, [0, 0]);
+                    self.inputs[i] = Some(value);
+                    value
+                }
+            },
+        }
+    }
+
+    /// The shape of one sample of an input.
+    pub(crate) fn input_shape(&self, input: usize) -> &[usize] {
+        match &self.graph.spec().inputs[input].kind {
+            InputKind::Dense { shape } => shape,
+            InputKind::Index { .. } => &[],
+        }
+    }
+
+    /// The operation of a stage.
+    pub(crate) fn op(&self, stage: &Stage) -> &Op {
+        &self.graph.nodes()[stage.node].op
+    }
+
+    /// The place of a stage's parameter in the flat vectors: 0 is the weight, 1 the bias.
+    pub(crate) fn parameter(&self, stage: &Stage, index: usize) -> Option<Range<usize>> {
+        let parameter = self.graph.nodes()[stage.node].parameters.get(index)?;
+        Some(self.graph.parameters()[*parameter].range.clone())
+    }
+
+    /// Adds a call that uses `buffers` and `scratch` f32 of scratch.
+    pub(crate) fn call(&mut self, kernel: impl Kernel + 'static, buffers: &[Id], scratch: usize) {
+        self.uses(buffers);
+        self.scratch = self.scratch.max(scratch);
+        self.calls.push(Box::new(kernel));
+    }
+
+    /// The call just added finishes the gradients of a stage's parameters.
+    pub(crate) fn finishes(&mut self, stage: &Stage) {
+        for &parameter in &self.graph.nodes()[stage.node].parameters {
+            self.finished[parameter] = self.calls.len() - 1;
+        }
+    }
+
+    /// The gradient of `value`, to be written by the call that is added next.
+    pub(crate) fn edge(&mut self, value: Value) -> Option<Edge> {
+        let id = value.gradient?;
+        Some(Edge { id, add: std::mem::replace(&mut self.written[id.0], true) })
+    }
+
+    fn uses(&mut self, buffers: &[Id]) {
+        let now = self.calls.len();
+        for id in buffers {
+            let life = &mut self.buffers[id.0];
+            life.first = life.first.min(now);
+            life.last = life.last.max(now);
+        }
+    }
+
+    fn output(&self) -> Value {
+        self.values.last().copied().flatten().expect("the last stage gives the last layer's value")
+    }
+
+    fn finish(mut self, output: Id, output_gradient: Id, loss: usize) -> Plan {
+        let (places, arena) = place(&self.buffers);
+        let backward = self.calls.split_off(loss);
+        Plan {
+            ready: ready(self.graph, &self.finished, loss),
+            forward: self.calls,
+            backward,
+            places,
+            arena,
+            scratch: self.scratch,
+            output,
+            output_gradient,
+        }
+    }
+}
+
+/// How far the dense gradient is finished after how many calls of backward.
+fn ready(graph: &Graph, finished: &[usize], loss: usize) -> Vec<(usize, usize)> {
+    let mut ready: Vec<(usize, usize)> = Vec::new();
+    let dense = graph.parameters().iter().zip(finished).filter(|(p, _)| p.range.start < graph.dense_len());
+    for (parameter, call) in dense {
+        let end = parameter.range.end.next_multiple_of(firesteel_model::graph::ALIGNMENT);
+        let after = call + 1 - loss;
+        match ready.last_mut() {
+            Some((last, until)) if *last >= after => *until = end,
+            _ => ready.push((after, end)),
+        }
+    }
+    ready
+}
