@@ -23,7 +23,6 @@
 //! without remainders.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod batch;
 mod check;

@@ -122,7 +122,8 @@ impl Moments {
     /// Updates the weights whose state starts at `at`.
     ///
     /// `t` counts steps from 1; the gradient is multiplied by `scale` first. Updating only some weights in a step
-    /// leaves the state of the others as it was: for Adam that is `torch.optim.SparseAdam`.
+    /// leaves the state of the others as it was: for Adam that is `torch.optim.SparseAdam`, but for an epsilon that
+    /// is added where Adam adds it.
     ///
     /// # Panics
     /// When the weights reach past the state, or there are fewer gradients than weights.
