@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
+use firesteel_comm::Listener;
 use firesteel_error::Error;
+use firesteel_model::Network;
 use jni::objects::{JClass, JLongArray, JString};
 use jni::sys::{jint, jlong};
 use jni::{Env, NativeMethod, native_method};
@@ -13,15 +15,29 @@ use crate::registry;
 
 type Outcome<T> = Result<T, Fault>;
 
+/// One row of the table.
+macro_rules! native {
+    ($($signature:tt)*) => {
+        native_method! {
+            java_type = "firesteel.ml.Native",
+            error_policy = Throw,
+            static extern fn $($signature)*
+        }
+    };
+}
+
 /// Every function that the JVM can call, by the names it knows them.
 pub const EXPORTS: &[NativeMethod] = &[
-    native_method! { java_type = "firesteel.ml.Native", error_policy = Throw, static extern fn version() -> JString },
-    native_method! { java_type = "firesteel.ml.Native", error_policy = Throw, static extern fn open_handles() -> jlong },
-    native_method! { java_type = "firesteel.ml.Native", error_policy = Throw, static extern fn fail(how: JString) },
-    native_method! { java_type = "firesteel.ml.Native", error_policy = Throw, static extern fn close(handle: jlong) },
-    native_method! { java_type = "firesteel.ml.Native", error_policy = Throw, static extern fn batch_new(columns: JString, capacity: jint) -> jlong },
-    native_method! { java_type = "firesteel.ml.Native", error_policy = Throw, static extern fn batch_addresses(batch: jlong) -> jlong[] },
-    native_method! { java_type = "firesteel.ml.Native", error_policy = Throw, static extern fn batch_reserve(batch: jlong, column: jint, bytes: jlong) -> jlong },
+    native!(version() -> JString),
+    native!(open_handles() -> jlong),
+    native!(fail(how: JString)),
+    native!(close(handle: jlong)),
+    native!(batch_new(columns: JString, capacity: jint) -> jlong),
+    native!(batch_addresses(batch: jlong) -> jlong[]),
+    native!(batch_reserve(batch: jlong, column: jint, bytes: jlong) -> jlong),
+    native!(check_network(network: JString)),
+    native!(listener_open(host: JString) -> jlong),
+    native!(listener_port(listener: jlong) -> jint),
 ];
 
 fn version<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Outcome<JString<'l>> {
@@ -65,6 +81,26 @@ fn batch_reserve<'l>(
     let mut batch = registry::lock(&batch);
     let column = usize::try_from(column).unwrap_or(usize::MAX);
     Ok(batch.reserve(column, usize::try_from(bytes).unwrap_or(usize::MAX))?)
+}
+
+fn check_network<'l>(env: &mut Env<'l>, _: JClass<'l>, network: JString<'l>) -> Outcome<()> {
+    Network::from_json(&text(env, &network)?)?;
+    Ok(())
+}
+
+/// A listener until training takes it.
+type Socket = Mutex<Option<Listener>>;
+
+fn listener_open<'l>(env: &mut Env<'l>, _: JClass<'l>, host: JString<'l>) -> Outcome<jlong> {
+    let listener = Listener::bind(&format!("{}:0", text(env, &host)?))?;
+    Ok(registry::open::<Socket>(Mutex::new(Some(listener))))
+}
+
+fn listener_port<'l>(_: &mut Env<'l>, _: JClass<'l>, listener: jlong) -> Outcome<jint> {
+    let listener = registry::get::<Socket>(listener)?;
+    let listener = registry::lock(&listener);
+    let listener = listener.as_ref().ok_or_else(|| Error::argument("training has taken the listener"))?;
+    Ok(listener.local_addr()?.port().into())
 }
 
 fn text<'l>(env: &Env<'l>, text: &JString<'l>) -> Outcome<String> {

@@ -18,12 +18,12 @@ private[ml] object ColumnKind {
   case object Vector extends ColumnKind("vector", 4)
 
   def of(dataType: DataType): Option[ColumnKind] = dataType match {
-    case DoubleType | LongType | IntegerType | _: DecimalType => Some(Double)
-    case FloatType | ShortType | ByteType | BooleanType => Some(Float)
-    case _: StringType => Some(Text)
-    case VectorType => Some(Vector)
+    case DoubleType | LongType | IntegerType | _: DecimalType                        => Some(Double)
+    case FloatType | ShortType | ByteType | BooleanType                              => Some(Float)
+    case _: StringType                                                               => Some(Text)
+    case VectorType                                                                  => Some(Vector)
     case ArrayType(element, _) if of(element).exists(k => k == Double || k == Float) => Some(Vector)
-    case _ => None
+    case _                                                                           => None
   }
 }
 
@@ -43,7 +43,8 @@ private[ml] object InputColumn {
 /** Native memory for rows of some columns. It belongs to one thread. After `push` or `predict` took the rows,
   * `refresh` gives the addresses of new memory.
   */
-private[ml] final class ColumnBatch(val columns: Array[InputColumn], val capacity: Int) extends AutoCloseable {
+private[ml] final class ColumnBatch(val columns: Array[InputColumn], val capacity: Int)
+    extends AutoCloseable {
   private val native = new Handle("column batch", Native.batchNew(ColumnBatch.json(columns), capacity))
   val validity = new Array[Long](columns.length)
   val offsets = new Array[Long](columns.length)

@@ -22,7 +22,8 @@ private[ml] final class DistributedTraining(
     name: String,
     columns: TrainingColumns,
     config: ObjectNode,
-    settings: TrainingSettings) {
+    settings: TrainingSettings
+) {
 
   def run(dataset: Dataset[_]): Seq[(String, Array[Byte])] = {
     val sc = dataset.sparkSession.sparkContext
@@ -48,7 +49,8 @@ private[ml] final class DistributedTraining(
       rows: RDD[InternalRow],
       selected: Array[InputColumn],
       workers: Int,
-      checkpoint: Option[Checkpoint]): Seq[(String, Array[Byte])] = {
+      checkpoint: Option[Checkpoint]
+  ): Seq[(String, Array[Byte])] = {
     var attempt = 1
     while (true) {
       try return once(sc, rows, selected, workers, checkpoint)
@@ -67,7 +69,8 @@ private[ml] final class DistributedTraining(
       rows: RDD[InternalRow],
       selected: Array[InputColumn],
       workers: Int,
-      checkpoint: Option[Checkpoint]): Seq[(String, Array[Byte])] = {
+      checkpoint: Option[Checkpoint]
+  ): Seq[(String, Array[Byte])] = {
     val secret = Wire.secret()
     val host = sc.getConf.get("spark.driver.host")
     val bind = sc.getConf.get("spark.driver.bindAddress", host)
@@ -83,7 +86,8 @@ private[ml] final class DistributedTraining(
         config.toString,
         settings.timeoutMs,
         checkpoint,
-        new SerializableConfiguration(sc.hadoopConfiguration))
+        new SerializableConfiguration(sc.hadoopConfiguration)
+      )
       val results =
         try submit(sc, rows, job)
         catch { case NonFatal(e) => throw cause(e, rendezvous) }
@@ -91,9 +95,17 @@ private[ml] final class DistributedTraining(
     } finally rendezvous.close()
   }
 
-  private def submit(sc: SparkContext, rows: RDD[InternalRow], job: Job): Array[Array[(String, Array[Byte])]] = {
+  private def submit(
+      sc: SparkContext,
+      rows: RDD[InternalRow],
+      job: Job
+  ): Array[Array[(String, Array[Byte])]] = {
     sc.setJobDescription(s"Firesteel: $name on ${job.world} workers")
-    try rows.barrier().mapPartitions(partition => Iterator.single(new TrainingTask(job).run(partition))).collect()
+    try
+      rows
+        .barrier()
+        .mapPartitions(partition => Iterator.single(new TrainingTask(job).run(partition)))
+        .collect()
     finally sc.setJobDescription(null)
   }
 
@@ -109,13 +121,13 @@ private[ml] final class DistributedTraining(
   /** What to tell the user: the failure that came first, not the ones that followed from it. */
   private def cause(spark: Throwable, rendezvous: Rendezvous): Throwable =
     rendezvous.firstCause() match {
-      case Some(f) if f.exception == classOf[CancelledException].getName => spark
+      case Some(f) if f.exception == classOf[CancelledException].getName                 => spark
       case Some(f) if f.exception.startsWith("firesteel.ml.") || f.exception == argument =>
         // A lost worker's message names it already.
         val message = if (f.message.startsWith(f.peer.toString)) f.message else s"${f.peer}: ${f.message}"
         FiresteelException.named(f.exception, message, spark)
       case _ if isStageLoss(spark) => new PeerLostException(spark.getMessage, spark)
-      case _ => spark
+      case _                       => spark
     }
 
   private def argument = classOf[IllegalArgumentException].getName
@@ -125,7 +137,8 @@ private[ml] final class DistributedTraining(
     case s: SparkException =>
       Option(s.getMessage).exists(m =>
         m.contains("Could not recover from a failed barrier ResultStage") &&
-          (m.contains("ExecutorLostFailure") || m.contains("FetchFailed")))
+          (m.contains("ExecutorLostFailure") || m.contains("FetchFailed"))
+      )
     case _ => false
   }
 }
@@ -137,7 +150,8 @@ private[ml] final case class TrainingSettings(
     timeoutMs: Int,
     checkpointDir: String,
     maxRetries: Int,
-    listeners: Seq[TrainingListener])
+    listeners: Seq[TrainingListener]
+)
 
 /** How many tasks can train together. */
 private[ml] object Slots {
@@ -150,7 +164,8 @@ private[ml] object Slots {
     if (SparkBridge.isDynamicAllocation(sc))
       throw new IllegalArgumentException(
         "training needs all its workers at once, which Spark does not promise with dynamic allocation: " +
-          "set spark.dynamicAllocation.enabled=false and a fixed number of executors")
+          "set spark.dynamicAllocation.enabled=false and a fixed number of executors"
+      )
     if (asked > 0) {
       await(sc, asked)
       asked
@@ -168,7 +183,8 @@ private[ml] object Slots {
       throw new IllegalArgumentException(
         s"numWorkers is $workers, but Spark can run only $slots tasks at once (cores of all executors divided by " +
           s"spark.task.cpus=${sc.getConf.get("spark.task.cpus", "1")}, master ${sc.master}): all workers must run at " +
-          "the same time, so lower numWorkers or give the application more cores")
+          "the same time, so lower numWorkers or give the application more cores"
+      )
   }
 
   /** Executors that are still starting are given the time that Spark gives them. */

@@ -42,16 +42,16 @@ private[ml] object FiresteelException {
   /** The exception of a class name, as the driver throws it. */
   def named(className: String, message: String, cause: Throwable): RuntimeException = {
     val made = className match {
-      case "java.lang.IllegalArgumentException" => new IllegalArgumentException(message)
-      case "firesteel.ml.CorruptException" => new CorruptException(message)
-      case "firesteel.ml.PeerLostException" => new PeerLostException(message)
-      case "firesteel.ml.TimeoutException" => new TimeoutException(message)
+      case "java.lang.IllegalArgumentException"    => new IllegalArgumentException(message)
+      case "firesteel.ml.CorruptException"         => new CorruptException(message)
+      case "firesteel.ml.PeerLostException"        => new PeerLostException(message)
+      case "firesteel.ml.TimeoutException"         => new TimeoutException(message)
       case "firesteel.ml.UnauthenticatedException" => new UnauthenticatedException(message)
-      case "firesteel.ml.CancelledException" => new CancelledException(message)
-      case "firesteel.ml.DivergedException" => new DivergedException(message)
-      case "firesteel.ml.NativeIOException" => new NativeIOException(message)
-      case "firesteel.ml.InternalException" => new InternalException(message)
-      case other => new FiresteelException(s"$other: $message")
+      case "firesteel.ml.CancelledException"       => new CancelledException(message)
+      case "firesteel.ml.DivergedException"        => new DivergedException(message)
+      case "firesteel.ml.NativeIOException"        => new NativeIOException(message)
+      case "firesteel.ml.InternalException"        => new InternalException(message)
+      case other                                   => new FiresteelException(s"$other: $message")
     }
     if (cause != null && made.getCause == null) made.initCause(cause)
     made
@@ -60,6 +60,6 @@ private[ml] object FiresteelException {
   /** Whether running the same job again may help. */
   def isRetryable(e: Throwable): Boolean = e match {
     case ours: FiresteelException => ours.retryable
-    case _ => false
+    case _                        => false
   }
 }

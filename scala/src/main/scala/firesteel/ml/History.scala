@@ -21,12 +21,16 @@ final case class EpochRecord(
     metric: Option[String],
     validationMetric: Option[Double],
     samplesPerSecond: Double,
-    seconds: Double) {
+    seconds: Double
+) {
 
   /** The line that the driver prints. */
   override def toString: String = {
     val validation = validationLoss.map(l => f"  validation loss $l%.5f").getOrElse("") +
-      metric.zip(validationMetric).map { case (name, value) => f"  validation $name $value%.5f" }.getOrElse("")
+      metric
+        .zip(validationMetric)
+        .map { case (name, value) => f"  validation $name $value%.5f" }
+        .getOrElse("")
     f"epoch $epoch%3d  step $step%7d  loss $loss%.5f$validation  $samplesPerSecond%,.0f samples/s"
   }
 }
@@ -42,7 +46,8 @@ private[ml] object EpochRecord {
       Option(node.get("metric")).filter(_.isTextual).map(_.asText()),
       number("validation_metric"),
       number("samples_per_second").getOrElse(0.0),
-      number("seconds").getOrElse(0.0))
+      number("seconds").getOrElse(0.0)
+    )
   }
 }
 

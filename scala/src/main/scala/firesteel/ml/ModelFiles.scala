@@ -29,8 +29,9 @@ private[ml] final class ModelFiles(val files: Seq[(String, Array[Byte])]) extend
 
   def json(name: String): JsonNode = files
     .collectFirst { case (`name`, bytes) => Wire.json.readTree(new String(bytes, UTF_8)) }
-    .getOrElse(throw new CorruptException(
-      s"the model has no file $name; it has ${files.map(_._1).mkString(", ")}"))
+    .getOrElse(
+      throw new CorruptException(s"the model has no file $name; it has ${files.map(_._1).mkString(", ")}")
+    )
 
   def bytes: Long = files.map(_._2.length.toLong).sum
 }
@@ -65,5 +66,6 @@ private[ml] object ModelInfo {
     node.get("task").asText(),
     node.get("outputs").asInt(),
     node.get("features").elements().asScala.map(_.asText()).toSeq,
-    node.get("width").asInt())
+    node.get("width").asInt()
+  )
 }

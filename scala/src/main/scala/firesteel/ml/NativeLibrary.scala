@@ -23,7 +23,8 @@ private[ml] object NativeLibrary {
       case ("linux", "amd64" | "x86_64") => "linux-x86_64"
       case _ =>
         throw new FiresteelException(
-          s"this Firesteel jar holds a native library for Linux on x86-64, not for $os on $arch")
+          s"this Firesteel jar holds a native library for Linux on x86-64, not for $os on $arch"
+        )
     }
     s"/firesteel/native/$machine/libfiresteel_jvm.so"
   }
@@ -32,7 +33,9 @@ private[ml] object NativeLibrary {
     val path = resource(System.getProperty("os.name"), System.getProperty("os.arch"))
     val in = getClass.getResourceAsStream(path)
     if (in == null)
-      throw new FiresteelException(s"the Firesteel jar $jarVersion has no $path; it was built without its library")
+      throw new FiresteelException(
+        s"the Firesteel jar $jarVersion has no $path; it was built without its library"
+      )
     // A name of its own: two class loaders of one JVM cannot load one file.
     val file = Files.createTempFile("firesteel-", ".so")
     try {
@@ -51,7 +54,8 @@ private[ml] object NativeLibrary {
     if (jar != library)
       throw new FiresteelException(
         s"the Firesteel jar is version $jar but its native library is version $library: " +
-          "the jar was built with another build's library; use one made by one build")
+          "the jar was built with another build's library; use one made by one build"
+      )
 }
 
 /** A handle of a native object; what uses it after `close` gets an exception, not a crash. */

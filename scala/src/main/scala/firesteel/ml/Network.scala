@@ -88,8 +88,8 @@ final case class Conv2d(
     stride: Int = 1,
     padding: Int = 0,
     groups: Int = 1,
-    bias: Boolean = true)
-    extends Layer {
+    bias: Boolean = true
+) extends Layer {
   private[ml] def node: JsonNode = Json.named("conv2d") { n =>
     n.put("outputs", outputs).put("groups", groups).put("bias", bias)
     n.set[JsonNode]("kernel", Json.pair(kernel))

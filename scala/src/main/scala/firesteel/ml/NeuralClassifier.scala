@@ -23,7 +23,8 @@ class NeuralClassifier(override val uid: String)
   override protected def validateAndTransformSchema(
       schema: StructType,
       fitting: Boolean,
-      featuresDataType: DataType): StructType = {
+      featuresDataType: DataType
+  ): StructType = {
     if (fitting) trainingColumns(schema) else featureColumns(schema)
     ClassifierSchema.append(schema, $(rawPredictionCol), $(probabilityCol), $(predictionCol))
   }
@@ -62,7 +63,8 @@ class NeuralClassificationModel private[ml] (override val uid: String, private[m
   override protected def validateAndTransformSchema(
       schema: StructType,
       fitting: Boolean,
-      featuresDataType: DataType): StructType = {
+      featuresDataType: DataType
+  ): StructType = {
     featureColumns(schema)
     ClassifierSchema.append(schema, $(rawPredictionCol), $(probabilityCol), $(predictionCol))
   }
@@ -72,10 +74,12 @@ class NeuralClassificationModel private[ml] (override val uid: String, private[m
     val names = Seq($(rawPredictionCol), $(probabilityCol), $(predictionCol))
     val limits = if (isDefined(thresholds)) Some($(thresholds)) else None
     limits.foreach(t =>
-      require(t.length == numClasses, s"thresholds has ${t.length} values, the model has $numClasses classes"))
+      require(t.length == numClasses, s"thresholds has ${t.length} values, the model has $numClasses classes")
+    )
     val results = names.filter(_.nonEmpty).map(schema(_))
     if (results.isEmpty) dataset.toDF()
-    else score(dataset, results, ClassColumns(names(0).nonEmpty, names(1).nonEmpty, names(2).nonEmpty, limits))
+    else
+      score(dataset, results, ClassColumns(names(0).nonEmpty, names(1).nonEmpty, names(2).nonEmpty, limits))
   }
 
   override def predictRaw(features: Vector): Vector = Vectors.dense(Classes.raw(outputs(features)))

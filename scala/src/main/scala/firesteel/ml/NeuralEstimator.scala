@@ -20,7 +20,8 @@ private[ml] trait NeuralEstimator extends NeuralTrainingParams { this: Params =>
       math.ceil($(timeoutSeconds) * 1000).toInt,
       $(checkpointDir),
       $(maxRetries),
-      console ++ Option(listeners).getOrElse(Vector.empty))
+      console ++ Option(listeners).getOrElse(Vector.empty)
+    )
     val name = s"${getClass.getSimpleName} $uid"
     val files = new DistributedTraining(name, columns, config(task, columns), settings).run(dataset)
     new ModelFiles(files)

@@ -15,7 +15,8 @@ private[ml] trait NeuralModel extends NeuralColumns with MLWritable {
   private[ml] def files: ModelFiles
 
   private[ml] def info: ModelInfo = {
-    if (files == null) throw new IllegalStateException(s"the model $uid holds no network: it was not trained or loaded")
+    if (files == null)
+      throw new IllegalStateException(s"the model $uid holds no network: it was not trained or loaded")
     files.native.info
   }
 
@@ -32,7 +33,8 @@ private[ml] trait NeuralModel extends NeuralColumns with MLWritable {
     require(
       inputs.length == trained.length,
       s"the model was trained on ${trained.length} feature columns (${trained.mkString(", ")}), " +
-        s"not ${inputs.length} (${inputs.map(_.name).mkString(", ")})")
+        s"not ${inputs.length} (${inputs.map(_.name).mkString(", ")})"
+    )
     // By place, as `featuresCols` may name the same features differently today.
     val named = inputs.zip(trained).map { case (c, name) => c.copy(name = name) }
     val model = files.broadcast(dataset.sparkSession.sparkContext)
@@ -45,7 +47,8 @@ private[ml] trait NeuralModel extends NeuralColumns with MLWritable {
   private[ml] def outputs(features: Vector): Array[Double] = synchronized {
     require(
       info.features.length == 1,
-      s"a single vector cannot be scored: the model reads ${info.features.length} columns; use transform")
+      s"a single vector cannot be scored: the model reads ${info.features.length} columns; use transform"
+    )
     val column = InputColumn(info.features.head, SQLDataTypes.VectorType, 0)
     if (single == null) single = new BatchScorer(files.native, Array(column), RawColumns, 1)
     val udt = SQLDataTypes.VectorType.asInstanceOf[UserDefinedType[Vector]]

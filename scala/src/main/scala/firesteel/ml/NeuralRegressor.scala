@@ -20,7 +20,8 @@ class NeuralRegressor(override val uid: String)
   override protected def validateAndTransformSchema(
       schema: StructType,
       fitting: Boolean,
-      featuresDataType: DataType): StructType = {
+      featuresDataType: DataType
+  ): StructType = {
     if (fitting) trainingColumns(schema) else featureColumns(schema)
     NeuralColumns.append(schema, $(predictionCol), DoubleType)
   }
@@ -58,7 +59,8 @@ class NeuralRegressionModel private[ml] (override val uid: String, private[ml] v
   override protected def validateAndTransformSchema(
       schema: StructType,
       fitting: Boolean,
-      featuresDataType: DataType): StructType = {
+      featuresDataType: DataType
+  ): StructType = {
     featureColumns(schema)
     NeuralColumns.append(schema, $(predictionCol), DoubleType)
   }

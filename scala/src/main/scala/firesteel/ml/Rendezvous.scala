@@ -29,8 +29,8 @@ private[ml] final class Rendezvous(
     world: Int,
     secret: Array[Byte],
     timeoutMs: Int,
-    onEvent: JsonNode => Unit)
-    extends AutoCloseable {
+    onEvent: JsonNode => Unit
+) extends AutoCloseable {
 
   private val server = new ServerSocket()
   server.bind(new InetSocketAddress(InetAddress.getByName(host), 0), 128)
@@ -111,7 +111,8 @@ private[ml] final class Rendezvous(
       hello.get("process").asText(),
       hello.get("host").asText(),
       hello.get("port").asInt(),
-      hello.get("executor").asText())
+      hello.get("executor").asText()
+    )
     peers(rank) = peer
     outputs(rank) = out
     peer
@@ -131,7 +132,7 @@ private[ml] final class Rendezvous(
         }
         abort(s"$peer failed: ${failure.message}")
       case "done" => synchronized { finished(peer.rank) = true; notifyAll() }
-      case other => throw new IOException(s"a message of type $other is not known")
+      case other  => throw new IOException(s"a message of type $other is not known")
     }
 
   /** When the last worker is ready, everyone hears who the others are. */
@@ -160,7 +161,8 @@ private[ml] final class Rendezvous(
     val listening = synchronized(outputs.filter(_ != null))
     listening.foreach(out =>
       try Wire.write(out, message)
-      catch { case _: IOException => })
+      catch { case _: IOException => }
+    )
   }
 
   override def close(): Unit = {

@@ -18,8 +18,8 @@ private[ml] final class RendezvousClient(
     port: Int,
     secret: Array[Byte],
     me: Peer,
-    timeoutMs: Int)
-    extends AutoCloseable {
+    timeoutMs: Int
+) extends AutoCloseable {
 
   private val socket = new Socket()
   socket.setTcpNoDelay(true)
@@ -65,7 +65,7 @@ private[ml] final class RendezvousClient(
         message.get("type").asText() match {
           case "world" => peers = Some(read(message.get("peers"))); heard.countDown()
           case "abort" => stop(new CancelledException(message.get("message").asText()))
-          case _ => // An answer to `alive`.
+          case _       => // An answer to `alive`.
         }
       }
     catch {
@@ -97,7 +97,7 @@ private[ml] final class RendezvousClient(
 
   /** Says that this worker has its rows, and waits until all have; `check` runs while it waits. */
   def meet(check: () => Unit): IndexedSeq[Peer] = {
-    Wire.write(out, say("ready"))
+    send(say("ready"))
     while (!heard.await(50, TimeUnit.MILLISECONDS)) check()
     this.check()
     peers.getOrElse(throw new InternalException("the driver said nothing of the other workers"))

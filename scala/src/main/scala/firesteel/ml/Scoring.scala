@@ -10,14 +10,15 @@ import org.apache.spark.unsafe.Platform
 private[ml] final class ModelScoring(
     model: Broadcast[ModelFiles],
     columns: Array[InputColumn],
-    results: ResultColumns)
-    extends Scoring {
+    results: ResultColumns
+) extends Scoring {
   override def open(ordinals: Array[Int]): Scorer =
     new BatchScorer(
       model.value.native,
       columns.zip(ordinals).map { case (c, o) => c.copy(ordinal = o) },
       results,
-      ModelScoring.batchRows)
+      ModelScoring.batchRows
+    )
   override def toString: String = s"model of ${columns.length} columns"
 }
 
@@ -30,8 +31,8 @@ private[ml] final class BatchScorer(
     model: NativeModel,
     columns: Array[InputColumn],
     results: ResultColumns,
-    capacity: Int)
-    extends Scorer {
+    capacity: Int
+) extends Scorer {
   private val outputs = model.info.outputs
   private val scorer = model.scorer()
   private val batch = new ColumnBatch(columns, capacity)
@@ -88,8 +89,8 @@ private[ml] final case class ClassColumns(
     raw: Boolean,
     probability: Boolean,
     prediction: Boolean,
-    thresholds: Option[Array[Double]])
-    extends ResultColumns {
+    thresholds: Option[Array[Double]]
+) extends ResultColumns {
   private val count = Seq(raw, probability, prediction).count(identity)
 
   override def row(logits: Array[Double]): InternalRow = {
@@ -136,7 +137,9 @@ private[ml] object Classes {
   /** The class of the largest probability, or of the largest p/t where there are thresholds, as in Spark. */
   def predict(probabilities: Array[Double], thresholds: Option[Array[Double]]): Double = {
     val scaled = thresholds.fold(probabilities) { t =>
-      probabilities.zip(t).map { case (p, t) => if (t == 0.0) (if (p == 0.0) 0.0 else Double.PositiveInfinity) else p / t }
+      probabilities.zip(t).map { case (p, t) =>
+        if (t == 0.0) (if (p == 0.0) 0.0 else Double.PositiveInfinity) else p / t
+      }
     }
     scaled.indexOf(scaled.max).toDouble
   }

@@ -11,7 +11,8 @@ trait NeuralColumns extends HasFeaturesCol with HasLabelCol with HasPredictionCo
   final val featuresCols: StringArrayParam = new StringArrayParam(
     this,
     "featuresCols",
-    "feature columns (numbers, booleans, strings, arrays of numbers, ML Vectors); instead of featuresCol")
+    "feature columns (numbers, booleans, strings, arrays of numbers, ML Vectors); instead of featuresCol"
+  )
   final def getFeaturesCols: Array[String] = $(featuresCols)
 
   /** The shape of the vectors in `featuresCol`, for example 1, 28, 28; empty means one axis. */
@@ -19,7 +20,8 @@ trait NeuralColumns extends HasFeaturesCol with HasLabelCol with HasPredictionCo
     this,
     "inputShape",
     "shape of a vector in featuresCol, for example channels, height, width",
-    (shape: Array[Int]) => shape.forall(_ > 0))
+    (shape: Array[Int]) => shape.forall(_ > 0)
+  )
   final def getInputShape: Array[Int] = $(inputShape)
 
   setDefault(featuresCols -> Array.empty[String], inputShape -> Array.empty[Int])
@@ -44,7 +46,8 @@ trait NeuralColumns extends HasFeaturesCol with HasLabelCol with HasPredictionCo
     if ($(inputShape).nonEmpty)
       require(
         columns.length == 1 && columns.head.kind == ColumnKind.Vector,
-        s"inputShape needs one vector column, the features are ${names.mkString(", ")}")
+        s"inputShape needs one vector column, the features are ${names.mkString(", ")}"
+      )
     columns
   }
 }
@@ -55,8 +58,11 @@ private[ml] object NeuralColumns {
   def field(schema: StructType, name: String, role: String): StructField =
     schema.fields
       .find(_.name == name)
-      .getOrElse(throw new IllegalArgumentException(
-        s"the $role column $name does not exist; there are ${schema.fieldNames.mkString(", ")}"))
+      .getOrElse(
+        throw new IllegalArgumentException(
+          s"the $role column $name does not exist; there are ${schema.fieldNames.mkString(", ")}"
+        )
+      )
 
   /** A column that holds a number or a boolean. */
   def number(schema: StructType, name: String, role: String, hint: String): InputColumn = {
@@ -124,7 +130,8 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
     checkpointDir -> "",
     maxRetries -> 2,
     showProgress -> true,
-    weightCol -> "")
+    weightCol -> ""
+  )
 
   def setFeaturesCols(value: Array[String]): this.type = set(featuresCols, value)
   def setFeaturesCols(first: String, more: String*): this.type = set(featuresCols, (first +: more).toArray)
@@ -142,18 +149,16 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
 
   /** Everything that training reads from the rows, checked against a schema. */
   private[ml] def trainingColumns(schema: StructType): TrainingColumns = {
-    val label = NeuralColumns.number(
-      schema,
-      $(labelCol),
-      "label",
-      "; a StringIndexer makes class numbers of strings")
+    val label =
+      NeuralColumns.number(schema, $(labelCol), "label", "; a StringIndexer makes class numbers of strings")
     def optional(name: String, role: String) =
       Option(name).filter(_.nonEmpty).map(NeuralColumns.number(schema, _, role, ""))
     TrainingColumns(
       featureColumns(schema),
       label,
       optional($(weightCol), "weight"),
-      optional($(validationIndicatorCol), "validation indicator"))
+      optional($(validationIndicatorCol), "validation indicator")
+    )
   }
 }
 
@@ -162,7 +167,8 @@ private[ml] final case class TrainingColumns(
     features: Seq[InputColumn],
     label: InputColumn,
     weight: Option[InputColumn],
-    validation: Option[InputColumn]) {
+    validation: Option[InputColumn]
+) {
 
   /** All of them, a column that plays two roles once, with the places they have in a selection of them. */
   def selected: Array[InputColumn] = {

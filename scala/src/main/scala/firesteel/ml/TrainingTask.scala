@@ -20,7 +20,8 @@ private[ml] final case class Job(
     config: String,
     timeoutMs: Int,
     checkpoint: Option[Checkpoint],
-    hadoop: SerializableConfiguration)
+    hadoop: SerializableConfiguration
+)
 
 /** The process a worker is in: workers of one process meet in memory. */
 private[ml] object ThisProcess {
@@ -59,14 +60,18 @@ private[ml] final class TrainingTask(job: Job) {
   private def train(
       rows: Iterator[InternalRow],
       listener: Handle,
-      driver: RendezvousClient): Array[(String, Array[Byte])] = {
+      driver: RendezvousClient
+  ): Array[(String, Array[Byte])] = {
     val shard = new Handle("shard", Native.shardNew(job.config, rank))
     try {
       fill(shard, rows, driver)
       val peers = driver.meet(() => check(driver))
       val resume = job.checkpoint.flatMap(_.read(job.hadoop.value)).orNull
       val training =
-        new Handle("training", Native.trainStart(shard.value, listener.value, job.config, world(peers), resume))
+        new Handle(
+          "training",
+          Native.trainStart(shard.value, listener.value, job.config, world(peers), resume)
+        )
       try follow(training, driver)
       finally training.close()
     } finally shard.close()

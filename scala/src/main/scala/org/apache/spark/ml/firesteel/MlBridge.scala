@@ -1,7 +1,12 @@
 package org.apache.spark.ml.firesteel
 
 import org.apache.spark.ml.param.Params
-import org.apache.spark.ml.util.{DefaultParamsReader, DefaultParamsWriter, FileSystemOverwrite, ReadWriteUtils}
+import org.apache.spark.ml.util.{
+  DefaultParamsReader,
+  DefaultParamsWriter,
+  FileSystemOverwrite,
+  ReadWriteUtils
+}
 import org.apache.spark.sql.SparkSession
 
 /** What only code inside Spark ML's own package may ask of Spark ML. */

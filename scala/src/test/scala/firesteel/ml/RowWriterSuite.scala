@@ -1,0 +1,151 @@
+package firesteel.ml
+
+import org.apache.spark.ml.linalg.{SQLDataTypes, Vector, Vectors}
+import org.apache.spark.sql.Row
+import org.apache.spark.sql.catalyst.CatalystTypeConverters
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.UnsafeProjection
+import org.apache.spark.sql.types._
+import org.apache.spark.unsafe.Platform
+import org.scalatest.funsuite.AnyFunSuite
+
+/** Rows as they arrive in native memory. */
+class RowWriterSuite extends AnyFunSuite {
+
+  private val schema = new StructType()
+    .add("double", DoubleType)
+    .add("long", LongType)
+    .add("int", IntegerType)
+    .add("float", FloatType)
+    .add("short", ShortType)
+    .add("byte", ByteType)
+    .add("boolean", BooleanType)
+    .add("decimal", DecimalType(20, 2))
+    .add("text", StringType)
+    .add("vector", SQLDataTypes.VectorType)
+    .add("floats", ArrayType(FloatType))
+    .add("doubles", ArrayType(DoubleType))
+    .add("longs", ArrayType(LongType))
+
+  private val columns =
+    schema.fields.zipWithIndex.map { case (f, i) => InputColumn(f.name, f.dataType, i) }
+
+  private val rows = Seq[Row](
+    Row(
+      1.5,
+      1L << 40,
+      3,
+      4.5f,
+      5.toShort,
+      6.toByte,
+      true,
+      BigDecimal("7.25").bigDecimal,
+      "acht",
+      dense,
+      Seq(1f, 2f),
+      Seq(3.0),
+      Seq(4L, 5L)
+    ),
+    Row(null, null, null, null, null, null, null, null, null, null, null, null, null),
+    Row(
+      -1.5,
+      -1L,
+      -3,
+      -4.5f,
+      -5.toShort,
+      -6.toByte,
+      false,
+      BigDecimal("-7").bigDecimal,
+      "zwölf €",
+      sparse,
+      Seq[java.lang.Float](9f, null),
+      Seq.empty[Double],
+      Seq[java.lang.Long](null)
+    )
+  )
+
+  private def dense: Vector = Vectors.dense(1, 2, 3)
+  private def sparse: Vector = Vectors.sparse(4, Array(1, 3), Array(0.5, -0.5))
+
+  private def internal: Seq[InternalRow] = {
+    val convert = CatalystTypeConverters.createToCatalystConverter(schema)
+    rows.map(r => convert(r).asInstanceOf[InternalRow])
+  }
+
+  private def unsafe: Seq[InternalRow] = {
+    val project = UnsafeProjection.create(schema)
+    internal.map(project(_).copy())
+  }
+
+  private def column(name: String) = schema.fieldIndex(name)
+  private def isValid(b: ColumnBatch, c: Int, row: Int) =
+    (Platform.getByte(null, b.validity(c) + row / 8) & (1 << (row % 8))) != 0
+  private def range(b: ColumnBatch, c: Int, row: Int) = {
+    def offset(i: Int) = Platform.getInt(null, b.offsets(c) + 4L * i)
+    offset(row) until offset(row + 1)
+  }
+  private def vector(b: ColumnBatch, name: String, row: Int) = {
+    val c = column(name)
+    range(b, c, row).map(i => Platform.getFloat(null, b.values(c) + 4L * i))
+  }
+  private def text(b: ColumnBatch, row: Int) = {
+    val c = column("text")
+    new String(range(b, c, row).map(i => Platform.getByte(null, b.values(c) + i)).toArray, "UTF-8")
+  }
+
+  for ((kind, input) <- Seq("unsafe" -> unsafe, "generic" -> internal))
+    test(s"$kind rows, every type, NULLs") {
+      val batch = new ColumnBatch(columns, 8)
+      val writer = new RowWriter(batch)
+      input.foreach(writer.write)
+      assert(writer.rows == 3)
+      for (c <- columns.indices) assert((0 to 2).map(isValid(batch, c, _)) == Seq(true, false, true))
+      def double(name: String) =
+        Seq(0, 2).map(r => Platform.getDouble(null, batch.values(column(name)) + 8L * r))
+      def float(name: String) =
+        Seq(0, 2).map(r => Platform.getFloat(null, batch.values(column(name)) + 4L * r))
+      assert(double("double") == Seq(1.5, -1.5))
+      assert(double("long") == Seq((1L << 40).toDouble, -1.0))
+      assert(double("int") == Seq(3.0, -3.0))
+      assert(double("decimal") == Seq(7.25, -7.0))
+      assert(float("float") == Seq(4.5f, -4.5f))
+      assert(float("short") == Seq(5f, -5f))
+      assert(float("byte") == Seq(6f, -6f))
+      assert(float("boolean") == Seq(1f, 0f))
+      assert(Seq(0, 1, 2).map(text(batch, _)) == Seq("acht", "", "zwölf €"))
+      assert(vector(batch, "vector", 0) == Seq(1f, 2f, 3f))
+      assert(vector(batch, "vector", 1).isEmpty)
+      assert(vector(batch, "vector", 2) == Seq(0f, 0.5f, 0f, -0.5f))
+      assert(vector(batch, "floats", 0) == Seq(1f, 2f))
+      assert(vector(batch, "floats", 2).head == 9f && vector(batch, "floats", 2)(1).isNaN)
+      assert(vector(batch, "doubles", 0) == Seq(3f) && vector(batch, "doubles", 2).isEmpty)
+      assert(vector(batch, "longs", 0) == Seq(4f, 5f) && vector(batch, "longs", 2).head.isNaN)
+      batch.close()
+    }
+
+  test("long vectors and texts move to larger memory") {
+    val schema = new StructType().add("t", StringType).add("v", ArrayType(FloatType, containsNull = false))
+    val columns = schema.fields.zipWithIndex.map { case (f, i) => InputColumn(f.name, f.dataType, i) }
+    val project = UnsafeProjection.create(schema)
+    val convert = CatalystTypeConverters.createToCatalystConverter(schema)
+    val batch = new ColumnBatch(columns, 3)
+    val writer = new RowWriter(batch)
+    for (i <- 0 until 3) {
+      val row = Row("x" * 10000 + i, Seq.tabulate(5000)(j => (i * 5000 + j).toFloat))
+      writer.write(project(convert(row).asInstanceOf[InternalRow]))
+    }
+    assert(writer.isFull)
+    assert((0 until 15000).forall(j => Platform.getFloat(null, batch.values(1) + 4L * j) == j.toFloat))
+    assert(Platform.getByte(null, batch.values(0) + 30002) == '2')
+    batch.close()
+  }
+
+  test("types that are no features are refused by name") {
+    for (
+      t <- Seq(DateType, TimestampType, BinaryType, ArrayType(StringType), MapType(StringType, LongType))
+    ) {
+      val e = intercept[IllegalArgumentException](InputColumn("when", t, 0))
+      assert(e.getMessage.startsWith(s"column when has type ${t.simpleString}; a feature is a number"))
+    }
+  }
+}
