@@ -62,3 +62,14 @@ pub(crate) fn check_length(what: &str, found: usize, rows: usize) -> Result<()> 
     }
     Err(Error::data(format!("the batch has {found} {what} for {rows} rows")))
 }
+
+/// Whether there is room for the outputs of all rows.
+pub(crate) fn check_outputs(found: usize, rows: usize, outputs: usize) -> Result<()> {
+    if found == rows * outputs {
+        return Ok(());
+    }
+    Err(Error::argument(format!(
+        "room for {found} outputs, expected {} for {rows} rows of {outputs}",
+        rows * outputs
+    )))
+}

@@ -8,7 +8,7 @@ use firesteel_model::{Graph, Op};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Totals, Values};
-use crate::check::{check_inputs, check_length};
+use crate::check::{check_inputs, check_length, check_outputs};
 use crate::loss::Loss;
 use crate::memory::{Aligned, LANES};
 use crate::ops::embedding::{Gather, dims_before};
@@ -265,7 +265,7 @@ impl Replica {
     pub fn forward(&mut self, rows: usize, inputs: &[Values], output: &mut [f32]) -> Result<()> {
         check_inputs(&self.graph, rows, inputs)?;
         let outputs = self.graph.output_len();
-        check_length("outputs", output.len(), rows * outputs)?;
+        check_outputs(output.len(), rows, outputs)?;
         let most = self.capacity() * LANES * self.memory.arenas.len();
         let mut run = self.run(rows, inputs);
         for start in (0..rows).step_by(most) {

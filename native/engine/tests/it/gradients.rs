@@ -40,7 +40,7 @@ fn check_gradient(name: &str, inputs: &str, layers: &str, count: usize, mode: Mo
                 moved[at] += size;
                 reference_loss(&graph, &moved, &rows, loss)
             };
-            let expected = (slope(1e-5) - slope(-1e-5)) / 2e-5;
+            let expected = (slope(1e-7) - slope(-1e-7)) / 2e-7;
             let found = f64::from(replica.gradient()[at]);
             let place = at - parameter.range.start;
             assert!(

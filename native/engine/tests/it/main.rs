@@ -1,9 +1,12 @@
 //! The engine from outside.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod allocations;
+mod batches;
 mod golden;
-
 mod gradients;
+mod literals;
 mod modes;
 mod networks;
 mod reference;
+mod statistics;

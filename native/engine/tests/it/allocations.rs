@@ -1,0 +1,91 @@
+//! A steady step allocates nothing, on any thread.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use firesteel_engine::{Loss, Mode, Moments, Optimizer, PlanConfig, Replica};
+use firesteel_model::{Graph, Input, InputKind, Network};
+use std::sync::Arc;
+
+use crate::networks::Rows;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all calls go to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: by the caller.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn networks() -> Vec<(&'static str, Graph)> {
+    let dense =
+        |shape: &[usize]| Input { name: "x".into(), kind: InputKind::Dense { shape: shape.to_vec() } };
+    let index = |name: &str, cardinality| Input { name: name.into(), kind: InputKind::Index { cardinality } };
+    let of = |json: &str, inputs| {
+        Graph::new(&Network::from_json(json).unwrap().build(inputs, 4).unwrap()).unwrap()
+    };
+    let table = vec![dense(&[9]), index("a", 30), index("b", 500)];
+    let normed =
+        r#"{"sequential":{"layers":[{"linear":{"outputs":9}},{"batch_norm":{}},{"layer_norm":{}}]}}"#;
+    vec![
+        ("mlp", of(r#"{"mlp":{"hidden":[64,32]}}"#, vec![dense(&[50])])),
+        ("lenet5", of(r#""lenet5""#, vec![dense(&[1, 28, 28])])),
+        ("tabular", of(r#"{"tabular":{"hidden":[32],"dropout":0.2}}"#, table)),
+        ("norms", of(normed, vec![dense(&[9])])),
+    ]
+}
+
+/// The allocations of some steps. The harness's other threads allocate too, so the fewest of several tries counts.
+fn fewest(mut steps: impl FnMut()) -> usize {
+    let count = |_| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        steps();
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    };
+    (0..2_000).map(count).find(|c| *c == 0).map_or(1, |_| 0)
+}
+
+#[test]
+fn a_steady_step_allocates_nothing() {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap();
+    for (name, graph) in networks() {
+        let graph = Arc::new(graph);
+        let rows = Rows::new(&graph, 100, 4);
+        let few = Rows::new(&graph, 37, 4);
+        let (inputs, few_inputs) = (rows.inputs(), few.inputs());
+        let loss = Loss::SoftmaxCrossEntropy;
+        let modes = [Mode::Wide, if graph.buffers().is_empty() { Mode::Tiled } else { Mode::Wide }];
+        for (threads, mode) in [1, 2].into_iter().flat_map(|t| modes.map(|m| (t, m))) {
+            let config = PlanConfig { rows: 100, threads, mode, loss, seed: 1 };
+            let mut replica = Replica::new(graph.clone(), config).unwrap();
+            let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
+            let mut moments = Moments::new(adam, graph.dense_len());
+            let mut output = vec![0.0; 100 * 4];
+            let mut step = || {
+                replica.step(1, &rows.batch(&inputs, loss), &mut ()).unwrap();
+                replica.step(2, &few.batch(&few_inputs, loss), &mut ()).unwrap();
+                let dense = 0..graph.dense_len();
+                let parts = replica.parts();
+                moments.update(0, 0.1, 1, 0.01, &mut parts.weights[dense.clone()], &parts.gradient[dense]);
+                replica.forward(100, &inputs, &mut output).unwrap();
+            };
+            step();
+            assert_eq!(fewest(step), 0, "{name}, {threads} threads, {mode:?}");
+        }
+    }
+}
