@@ -112,14 +112,12 @@ impl<'a> Pass<'a> {
     }
 
     /// One block of a buffer, to write.
-    #[expect(clippy::mut_from_ref, reason = "the memory is the arena's, not this view's")]
     pub(crate) fn write(&self, id: Id, block: usize) -> &'a mut [f32] {
         // SAFETY: by the promise of `Kernel`, the block is in this rank's share.
         unsafe { self.arena.slice_mut(self.range(id, block)) }
     }
 
     /// A part of one block of a buffer, to write.
-    #[expect(clippy::mut_from_ref, reason = "the memory is the arena's, not this view's")]
     pub(crate) fn write_part(&self, id: Id, block: usize, part: Range<usize>) -> &'a mut [f32] {
         let start = self.range(id, block).start;
         // SAFETY: by the promise of `Kernel`, the part is in this rank's share.
@@ -127,21 +125,18 @@ impl<'a> Pass<'a> {
     }
 
     /// A range of the flat gradient, to write.
-    #[expect(clippy::mut_from_ref, reason = "the memory is the replica's, not this view's")]
     pub(crate) fn gradient(&self, range: Range<usize>) -> &'a mut [f32] {
         // SAFETY: by the promise of `Kernel`, the range is in this rank's share.
         unsafe { self.gradient.slice_mut(range) }
     }
 
     /// A range of the running statistics, to write.
-    #[expect(clippy::mut_from_ref, reason = "the memory is the replica's, not this view's")]
     pub(crate) fn buffer(&self, range: Range<usize>) -> &'a mut [f32] {
         // SAFETY: by the promise of `Kernel`, the range is in this rank's share.
         unsafe { self.buffers.slice_mut(range) }
     }
 
     /// Rows of the gradient of an embedding's output, to write; `before` is the dims of all tables before its own.
-    #[expect(clippy::mut_from_ref, reason = "the memory is the replica's, not this view's")]
     pub(crate) fn sparse(&self, before: usize, dims: usize, rows: Range<usize>) -> &'a mut [f32] {
         let start = before * self.room;
         // SAFETY: by the promise of `Kernel`, the rows are in this rank's share.
@@ -149,7 +144,6 @@ impl<'a> Pass<'a> {
     }
 
     /// The first `len` values of this thread's scratch memory, holding anything.
-    #[expect(clippy::mut_from_ref, reason = "the memory is the thread's, not this view's")]
     pub(crate) fn scratch(&self, len: usize) -> &'a mut [f32] {
         // SAFETY: no other thread has this memory, and a kernel takes it once.
         unsafe { self.scratch.slice_mut(0..len) }

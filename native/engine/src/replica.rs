@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use firesteel_error::{Error, Result};
 use firesteel_model::{Graph, Op};
+use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Totals, Values};
@@ -87,6 +88,7 @@ pub struct Parts<'a> {
 pub struct Replica {
     graph: Arc<Graph>,
     config: PlanConfig,
+    arch: Arch,
     plan: Plan,
     team: Team,
     /// Blocks a thread takes at a time; none runs wide.
@@ -153,6 +155,7 @@ impl Replica {
             memory: Memory::default(),
             team: Team::new(config.threads)?,
             tile,
+            arch: Arch::new(),
             plan,
             config,
             graph,
@@ -276,6 +279,7 @@ impl Replica {
 
     fn run<'a>(&'a mut self, rows: usize, inputs: &'a [Values<'a>]) -> Run<'a> {
         Run {
+            arch: self.arch,
             capacity: self.capacity(),
             room: self.config.rows,
             plan: &self.plan,
@@ -310,5 +314,58 @@ fn is_tiled(graph: &Graph, mode: Mode) -> Result<bool> {
         (Mode::Tiled, None) => Ok(true),
         (Mode::Wide, _) | (Mode::Auto, Some(_)) => Ok(false),
         (Mode::Auto, None) => Ok(graph.dense_len() * 4 <= TILED_WEIGHTS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Targets;
+    use firesteel_model::Spec;
+
+    const SPEC: &str = r#"{"version":1,"inputs":[{"name":"x","kind":{"dense":{"shape":[3,11,9]}}}],"layers":[
+        {"name":"a","op":{"conv2d":{"outputs":7,"kernel":[3,3],"padding":[1,1]}}},{"name":"b","op":"relu"},
+        {"name":"c","op":{"max_pool2d":{"kernel":[2,2]}}},
+        {"name":"d","op":{"conv2d":{"outputs":14,"kernel":[2,3],"groups":7,"stride":[1,2]}}},
+        {"name":"e","op":"tanh"},{"name":"f","op":"flatten"},
+        {"name":"g","op":{"linear":{"outputs":70}}},{"name":"h","op":"gelu"},
+        {"name":"i","op":{"layer_norm":{}}},{"name":"j","op":{"dropout":{"rate":0.2}}},
+        {"name":"k","op":{"linear":{"outputs":5}}}]}"#;
+
+    /// Loss and gradient of a step on an instruction set.
+    fn step(arch: Arch, mode: Mode) -> (f64, Vec<f32>) {
+        let graph = Arc::new(Graph::new(&Spec::from_json(SPEC).unwrap()).unwrap());
+        let config = PlanConfig { rows: 70, threads: 2, mode, loss: Loss::SoftmaxCrossEntropy, seed: 3 };
+        let mut replica = Replica::new(graph, config).unwrap();
+        replica.arch = arch;
+        let x: Vec<f32> = (0..70 * 297).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+        let classes: Vec<u32> = (0..70).map(|i| i % 5).collect();
+        let positions: Vec<u64> = (0..70).collect();
+        let batch = Batch {
+            rows: 70,
+            inputs: &[Values::Dense(&x)],
+            targets: Targets::Classes(&classes),
+            weights: None,
+            positions: &positions,
+        };
+        let totals = replica.step(1, &batch, &mut ()).unwrap();
+        (totals.loss, replica.gradient().to_vec())
+    }
+
+    #[test]
+    fn instruction_sets_agree() {
+        let mut sets = vec![Arch::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        sets.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        for mode in [Mode::Tiled, Mode::Wide] {
+            let (loss, gradient) = step(Arch::new(), mode);
+            for set in &sets {
+                let (again, found) = step(*set, mode);
+                assert!((loss - again).abs() < 1e-5 * loss, "{set:?}");
+                for (f, e) in found.iter().zip(&gradient) {
+                    assert!((f - e).abs() < 1e-4 * (1.0 + e.abs()), "{set:?} {mode:?}: {f}, expected {e}");
+                }
+            }
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::{tiled, wide};
 
 /// Everything a replica lends to a step.
 pub(crate) struct Run<'a> {
+    pub(crate) arch: Arch,
     pub(crate) plan: &'a Plan,
     pub(crate) graph: &'a Graph,
     pub(crate) team: &'a mut Team,
@@ -63,7 +64,7 @@ impl Run<'_> {
         let memory = &mut *self.memory;
         let nothing = Shared::new(&mut []);
         let pass = Pass {
-            arch: Arch::new(),
+            arch: self.arch,
             places: &self.plan.places,
             arena: nothing,
             capacity: self.capacity,

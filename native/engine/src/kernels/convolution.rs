@@ -381,7 +381,6 @@ pub(crate) fn source_gradient<S: Simd>(
 /// # Safety
 /// `M` taps and `N` vectors from the place on exist.
 #[inline(always)]
-#[expect(clippy::type_complexity, reason = "a place: group, tap, line of the strip, vector in the line")]
 unsafe fn source_tile<S: Simd, const M: usize, const N: usize>(
     simd: S,
     (shape, weight, strip, (group, tap, line, at)): (&Shape, &[f32], &Strip, (usize, usize, usize, usize)),

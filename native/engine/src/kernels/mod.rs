@@ -8,6 +8,8 @@
 //! | [`math`] | exp, tanh, sigmoid, erf for a value, written so that a loop over them becomes vector code |
 //! | [`lanes`] | loops over lanes, and moves between rows and lanes |
 
+#![expect(clippy::needless_range_loop, reason = "registers have indices, and loops over them must unroll")]
+
 pub(crate) mod convolution;
 pub(crate) mod lanes;
 pub(crate) mod math;

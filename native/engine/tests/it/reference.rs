@@ -182,13 +182,13 @@ fn measure(values: &[f64], epsilon: f32) -> (f64, f64) {
 fn batch_norm(x: &Samples, features: usize, epsilon: f32, parameters: &[&[f64]]) -> Samples {
     let mut result = x.clone();
     let positions = x.first().map_or(0, Vec::len) / features;
-    for f in 0..features {
+    for (f, (weight, bias)) in parameters[0].iter().zip(parameters[1]).enumerate() {
         let part = f * positions..(f + 1) * positions;
         let all: Vec<f64> = x.iter().flat_map(|row| row[part.clone()].to_vec()).collect();
         let (mean, scale) = measure(&all, epsilon);
         for row in &mut result {
             for v in &mut row[part.clone()] {
-                *v = (*v - mean) * scale * parameters[0][f] + parameters[1][f];
+                *v = (*v - mean) * scale * weight + bias;
             }
         }
     }
