@@ -28,9 +28,10 @@ private[ml] trait NeuralEstimator extends NeuralTrainingParams { this: Params =>
   }
 
   /** What the native library reads: the same on every worker. */
-  private def config(task: String, columns: TrainingColumns): ObjectNode = {
+  private[ml] def config(task: String, columns: TrainingColumns): ObjectNode = {
     val json = Wire.json.createObjectNode()
     json.put("task", task)
+    json.put("checkpoints", $(checkpointDir).nonEmpty)
     json.set[JsonNode]("network", Wire.json.readTree($(network)))
     json.set[JsonNode]("params", hyperParameters)
     val data = json.putObject("data")

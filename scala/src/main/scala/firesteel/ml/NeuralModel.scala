@@ -11,7 +11,7 @@ import org.apache.spark.sql.firesteel.SqlBridge
 import org.apache.spark.sql.types._
 
 /** What both models share: the trained network and how rows go through it. */
-private[ml] trait NeuralModel extends NeuralColumns with MLWritable {
+private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWritable {
   private[ml] def files: ModelFiles
 
   private[ml] def info: ModelInfo = {
@@ -25,6 +25,9 @@ private[ml] trait NeuralModel extends NeuralColumns with MLWritable {
     files.json("history.json").elements().asScala.map(EpochRecord.read).toSeq
 
   def setFeaturesCols(value: Array[String]): this.type = set(featuresCols, value)
+
+  /** What becomes of a row with an unusable feature when it is scored. */
+  def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
 
   /** Appends `results`, which `columns` makes of the network's outputs, when the plan runs. */
   private[ml] def score(dataset: Dataset[_], results: Seq[StructField], columns: ResultColumns): DataFrame = {

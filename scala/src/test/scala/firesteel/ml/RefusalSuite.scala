@@ -1,0 +1,125 @@
+package firesteel.ml
+
+import org.apache.spark.sql.{Column, DataFrame}
+import org.apache.spark.sql.functions._
+
+/** What is refused before training starts, and in which words. */
+class RefusalSuite extends SparkSuite {
+  private lazy val data = signs(200, 2).cache()
+  private def quick = classifier().setEpochs(1)
+  private def fit(data: DataFrame): String = refusal(quick.fit(data))
+  private def broken(column: String, value: Column): DataFrame =
+    data.withColumn(column, when(col("id") === 77, value).otherwise(col(column)))
+
+  /** The message names all of these. */
+  private def names(message: String, parts: String*): Unit =
+    parts.foreach(p => assert(message.toLowerCase.contains(p.toLowerCase), s"'$p' in: $message"))
+
+  test("an unknown column") {
+    names(
+      refusal(quick.setFeaturesCols("a", "zz").fit(data)),
+      "feature column zz does not exist",
+      "a, b, word")
+    names(refusal(quick.setLabelCol("y").fit(data)), "label column y does not exist")
+    names(refusal(quick.setWeightCol("w").fit(data)), "weight column w does not exist")
+    names(refusal(quick.fit(data).transform(data.drop("b"))), "feature column b does not exist")
+  }
+
+  test("a column of the wrong type") {
+    names(
+      fit(data.withColumn("a", current_timestamp())),
+      "column a has type timestamp",
+      "a feature is a number")
+    names(fit(data.withColumn("label", col("word"))), "label column label has type string", "StringIndexer")
+    names(refusal(quick.setWeightCol("word").fit(data)), "weight column word has type string")
+    names(refusal(quick.setInputShape(1, 2).fit(data)), "inputShape needs one vector column")
+  }
+
+  test("a column named twice, or both ways of naming columns") {
+    names(refusal(quick.setFeaturesCols("a", "a").fit(data)), "names column a twice")
+    names(refusal(quick.setFeaturesCol("a").fit(data)), "set featuresCol or featuresCols, not both")
+  }
+
+  test("a label that is NULL, not whole, negative or not a number") {
+    names(fit(broken("label", lit(null))), "label", "NULL")
+    names(fit(broken("label", lit(0.5))), "label", "0.5")
+    names(fit(broken("label", lit(-1.0))), "label", "-1")
+    names(fit(broken("label", lit(Double.NaN))), "label", "NaN")
+  }
+
+  test("a NULL, NaN or infinite feature, unless it is to be skipped or kept") {
+    names(fit(broken("a", lit(null))), "a", "NULL")
+    names(fit(broken("a", lit(Double.NaN))), "a", "NaN")
+    names(fit(broken("b", lit(Double.PositiveInfinity))), "b", "inf")
+    val nan = broken("a", lit(Double.NaN))
+    val skipping = quick.setHandleInvalid("skip").fit(nan)
+    assert(skipping.transform(nan).count() == 199)
+    val keeping = quick.setHandleInvalid("keep").fit(nan)
+    assert(keeping.transform(nan).count() == 200)
+    // The model's own setting decides when it is applied.
+    val e = intercept[Exception](quick.fit(data).transform(nan).count())
+    assert(
+      Iterator.iterate[Throwable](e)(_.getCause).takeWhile(_ != null).exists(_.getMessage.contains("NaN")),
+      e)
+  }
+
+  test("ragged arrays") {
+    val ragged =
+      data.withColumn("v", when(col("id") === 77, array(lit(1f))).otherwise(array(lit(1f), lit(2f))))
+    names(refusal(quick.setFeaturesCols("v").fit(ragged)), "v", "1", "2")
+  }
+
+  test("a vector that does not fit the input shape") {
+    val vectors = data.withColumn("v", array(lit(1f), lit(2f), lit(3f)))
+    names(refusal(quick.setFeaturesCols("v").setInputShape(1, 2, 2).fit(vectors)), "v", "3")
+  }
+
+  test("zero rows") {
+    names(fit(data.filter("id < 0")), "no", "row")
+  }
+
+  test("a network that does not suit the data") {
+    names(refusal(quick.setNetwork(Lenet5).fit(data)), "lenet5 reads one image")
+    names(refusal(quick.setNetwork("""{"mlp": 3}""").fit(data)), "the network is not valid")
+  }
+
+  test("options that do not fit each other") {
+    names(refusal(quick.setOptimizer("sgd").setNesterov(true).fit(data)), "nesterov", "momentum")
+  }
+
+  test("more workers than slots") {
+    val message = refusal(quick.setNumWorkers(3).fit(data))
+    names(message, "numWorkers is 3", "only 2 tasks at once", "lower numWorkers")
+  }
+
+  test("fewer rows than workers is no error") {
+    val two = data.limit(1).union(data.filter("id = 5"))
+    assert(quick.setNumWorkers(2).fit(two).transform(data).count() == 200)
+    val one = data.filter("id = 5")
+    assert(quick.setNumWorkers(2).fit(one).transform(data).count() == 200)
+  }
+
+  test("a checkpoint of another shape") {
+    val folder = temporary.resolve("checkpoints")
+    // A training that is cancelled leaves its checkpoint.
+    val first = quick.setEpochs(500).setCheckpointDir(folder.toString)
+    val group = "to be stopped"
+    first.addListener(e => if (e.epoch == 3) spark.sparkContext.cancelJobGroup(group))
+    spark.sparkContext.setJobGroup(group, group, interruptOnCancel = false)
+    intercept[Exception](first.fit(data))
+    spark.sparkContext.clearJobGroup()
+    assert(folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
+    val other = quick.setNetwork(Mlp(33)).setCheckpointDir(folder.toString)
+    val message = intercept[RuntimeException](other.fit(data)).getMessage
+    names(message, "32", "33")
+    // The right network goes on from it, and a fit that ends well removes it.
+    val m = quick.setEpochs(5).setCheckpointDir(folder.toString).fit(data)
+    assert(m.history.map(_.epoch) == (1 to 5))
+    assert(!folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
+  }
+
+  test("an untrained model") {
+    val e = intercept[IllegalStateException](new NeuralClassificationModel().numClasses)
+    names(e.getMessage, "holds no network")
+  }
+}
