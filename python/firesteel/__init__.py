@@ -1,0 +1,12 @@
+"""Deep learning inside Spark jobs, from PySpark.
+
+>>> from firesteel.ml import NeuralClassifier
+>>> from firesteel.network import Mlp
+>>> model = NeuralClassifier(featuresCol="pixels", network=Mlp(512, 256), epochs=5).fit(train)
+>>> model.transform(test).select("prediction").show()
+"""
+
+from firesteel.jars import jar_path
+
+__all__ = ["jar_path"]
+__version__ = "0.1.0"

@@ -1,0 +1,229 @@
+"""Neural networks as ``pyspark.ml`` stages.
+
+The classes wrap those of the Scala package of the same name, as ``pyspark.ml`` wraps Spark's own: a model
+saved here loads there and the other way round, and pipelines, cross-validation and Spark Connect work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any
+
+from pyspark import keyword_only
+from pyspark.ml.classification import _JavaProbabilisticClassificationModel, _JavaProbabilisticClassifier
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import HasValidationIndicatorCol, HasWeightCol
+from pyspark.ml.regression import _JavaRegressionModel, _JavaRegressor
+from pyspark.ml.util import JavaMLReadable, JavaMLWritable
+
+from firesteel._params import _NeuralParams
+from firesteel.network import Network
+
+__all__ = [
+    "NeuralClassifier",
+    "NeuralClassificationModel",
+    "NeuralRegressor",
+    "NeuralRegressionModel",
+]
+
+
+class _JobParams(_NeuralParams, HasWeightCol, HasValidationIndicatorCol):
+    """What to read and where to run; the hyper-parameters are in the generated ``_NeuralParams``."""
+
+    featuresCols: Param[list[str]] = Param(
+        Params._dummy(),
+        "featuresCols",
+        "columns to learn from: numbers, booleans, strings, arrays and vectors as they are; "
+        "wins over featuresCol",
+        typeConverter=TypeConverters.toListString,
+    )
+    inputShape: Param[list[int]] = Param(
+        Params._dummy(),
+        "inputShape",
+        "shape of one sample of the array or vector column, for example [1, 28, 28]",
+        typeConverter=TypeConverters.toListInt,
+    )
+    network: Param[str] = Param(
+        Params._dummy(),
+        "network",
+        "the network, from firesteel.network or as JSON",
+        typeConverter=lambda value: value.to_json() if isinstance(value, Network) else _json(value),
+    )
+    numWorkers: Param[int] = Param(
+        Params._dummy(),
+        "numWorkers",
+        "tasks that train together; 0 takes every slot of the cluster",
+        typeConverter=TypeConverters.toInt,
+    )
+    checkpointDir: Param[str] = Param(
+        Params._dummy(),
+        "checkpointDir",
+        "where to keep checkpoints, any Hadoop path; empty keeps none",
+        typeConverter=TypeConverters.toString,
+    )
+    maxRetries: Param[int] = Param(
+        Params._dummy(),
+        "maxRetries",
+        "how often to start again from the last checkpoint after a worker was lost",
+        typeConverter=TypeConverters.toInt,
+    )
+
+    def getFeaturesCols(self) -> list[str]:
+        """Gets the value of featuresCols."""
+        return self.getOrDefault(self.featuresCols)
+
+    def getInputShape(self) -> list[int]:
+        """Gets the value of inputShape."""
+        return self.getOrDefault(self.inputShape)
+
+    def getNetwork(self) -> str:
+        """Gets the value of network, as JSON."""
+        return self.getOrDefault(self.network)
+
+    def getNumWorkers(self) -> int:
+        """Gets the value of numWorkers."""
+        return self.getOrDefault(self.numWorkers)
+
+
+def _json(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(
+            f"network is a {type(value).__name__}, expected one of firesteel.network or a JSON string"
+        )
+    json.loads(value)
+    return value
+
+
+class _Estimator(_JobParams, JavaMLWritable, JavaMLReadable):
+    """What both estimators share."""
+
+    _java_class: str
+
+    def _start(self, given: dict[str, Any]) -> None:
+        self._java_obj = self._new_java_obj(self._java_class, self.uid)
+        self._take_defaults()
+        self._set_checked(given)
+
+    def _take_defaults(self) -> None:
+        """Copies the Scala side's defaults, so that they are declared once."""
+        if self._java_obj is None or not hasattr(self._java_obj, "hasDefault"):
+            return
+        self._transfer_params_from_java()
+
+    def _set_checked(self, given: dict[str, Any]) -> Any:
+        for name in given:
+            if not self.hasParam(name):
+                near = difflib.get_close_matches(name, [p.name for p in self.params], n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}{hint}")
+        return self._set(**given)
+
+    def setFeaturesCol(self, value: str) -> Any:
+        """Sets the value of :py:attr:`featuresCol`."""
+        return self._set(featuresCol=value)
+
+    def setFeaturesCols(self, value: list[str]) -> Any:
+        """Sets the value of :py:attr:`featuresCols`."""
+        return self._set(featuresCols=value)
+
+    def setInputShape(self, value: list[int]) -> Any:
+        """Sets the value of :py:attr:`inputShape`."""
+        return self._set(inputShape=value)
+
+    def setNetwork(self, value: Network | str) -> Any:
+        """Sets the value of :py:attr:`network`."""
+        return self._set(network=value)
+
+    def setNumWorkers(self, value: int) -> Any:
+        """Sets the value of :py:attr:`numWorkers`."""
+        return self._set(numWorkers=value)
+
+    def setWeightCol(self, value: str) -> Any:
+        """Sets the value of :py:attr:`weightCol`."""
+        return self._set(weightCol=value)
+
+    def setValidationIndicatorCol(self, value: str) -> Any:
+        """Sets the value of :py:attr:`validationIndicatorCol`."""
+        return self._set(validationIndicatorCol=value)
+
+    def setCheckpointDir(self, value: str) -> Any:
+        """Sets the value of :py:attr:`checkpointDir`."""
+        return self._set(checkpointDir=value)
+
+    def setMaxRetries(self, value: int) -> Any:
+        """Sets the value of :py:attr:`maxRetries`."""
+        return self._set(maxRetries=value)
+
+
+class _Fitted(_JobParams, JavaMLWritable, JavaMLReadable):
+    """What both models share."""
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dict an epoch: epoch, step, loss, validation loss and metric, samples a second."""
+        return json.loads(self._call_java("historyJson"))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The network's spec, with the inputs and the head that fitting gave it."""
+        return json.loads(self._call_java("specJson"))
+
+
+class NeuralClassifier(_JavaProbabilisticClassifier, _Estimator):
+    """Trains a neural network to classify, in the tasks of a Spark job.
+
+    ``featuresCols`` takes columns as they are: numbers are standardised, strings get learned embeddings,
+    arrays and vectors become tensors. The label is a number 0, 1, …, k−1.
+
+    >>> from firesteel.network import Tabular
+    >>> classifier = NeuralClassifier(
+    ...     featuresCols=["distance", "carrier"], labelCol="late", network=Tabular(128, 64), epochs=5)
+    >>> model = classifier.fit(train)
+    """
+
+    _java_class = "firesteel.ml.NeuralClassifier"
+
+    @keyword_only
+    def __init__(self, **params: Any) -> None:
+        super().__init__()
+        self._start(self._input_kwargs)
+
+    @keyword_only
+    def setParams(self, **params: Any) -> NeuralClassifier:
+        """Sets several params at once."""
+        return self._set_checked(self._input_kwargs)
+
+    def _create_model(self, java_model: Any) -> NeuralClassificationModel:
+        return NeuralClassificationModel(java_model)
+
+
+class NeuralClassificationModel(_JavaProbabilisticClassificationModel, _Fitted):
+    """A network fitted by :class:`NeuralClassifier`."""
+
+
+class NeuralRegressor(_JavaRegressor, _Estimator):
+    """Trains a neural network to predict a number, in the tasks of a Spark job.
+
+    Columns are taken as by :class:`NeuralClassifier`. The label is standardised while training; predictions
+    are in the label's own unit.
+    """
+
+    _java_class = "firesteel.ml.NeuralRegressor"
+
+    @keyword_only
+    def __init__(self, **params: Any) -> None:
+        super().__init__()
+        self._start(self._input_kwargs)
+
+    @keyword_only
+    def setParams(self, **params: Any) -> NeuralRegressor:
+        """Sets several params at once."""
+        return self._set_checked(self._input_kwargs)
+
+    def _create_model(self, java_model: Any) -> NeuralRegressionModel:
+        return NeuralRegressionModel(java_model)
+
+
+class NeuralRegressionModel(_JavaRegressionModel, _Fitted):
+    """A network fitted by :class:`NeuralRegressor`."""
