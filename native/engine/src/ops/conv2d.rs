@@ -140,6 +140,7 @@ unsafe impl Kernel for Forward {
         let convolution = &self.0;
         for block in pass.block_share() {
             let y = pass.write(convolution.result, block);
+            let count = y.len();
             let floor = if convolution.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
             let epilogue = Epilogue { bias: convolution.bias.clone().map(|b| &pass.weights[b]), floor };
             let job = convolution::Forward {
@@ -152,8 +153,9 @@ unsafe impl Kernel for Forward {
             match convolution.places {
                 None => pass.arch.dispatch(Image(job)),
                 Some(id) => {
-                    let places = bytemuck::cast_slice_mut(pass.write(id, block));
-                    pass.arch.dispatch(Pooled(job, places));
+                    // The buffer ends with a whole line, the places may not.
+                    let places: &mut [u16] = bytemuck::cast_slice_mut(pass.write(id, block));
+                    pass.arch.dispatch(Pooled(job, &mut places[..count]));
                 }
             }
             if convolution.activation != Activation::Relu {

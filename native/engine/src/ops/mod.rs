@@ -1,5 +1,8 @@
-//! The operations. Each file has its forward, its backward, their shapes and their tests, and a `lower` that emits
-//! the calls of both into a plan.
+//! The operations. Each file has its forward, its backward, their shapes, and a `lower` that emits the calls of both
+//! into a plan.
+//!
+//! Every operation is held to numbers by hand (`tests/it/literals.rs`), to finite differences of a plain engine in f64
+//! (`gradients.rs`), to PyTorch (`golden.rs`), and each mode and number of threads to the others (`modes.rs`).
 
 use std::ops::Range;
 

@@ -55,23 +55,50 @@ impl Windows {
         (begin..end.max(begin), skipped)
     }
 
-    /// Calls `f(position of the result, places of the window in the image, and their taps)`.
+    /// Calls `f` with each position of the result and its window.
     #[inline(always)]
-    fn each(&self, mut f: impl FnMut(usize, &mut dyn Iterator<Item = (usize, u16)>)) {
+    fn each(&self, mut f: impl FnMut(usize, Window)) {
         let [height, width] = self.from;
         for c in 0..self.channels {
             for y in 0..self.to[0] {
                 let (rows, first_row) = self.along(0, y);
                 for x in 0..self.to[1] {
                     let (columns, first_column) = self.along(1, x);
-                    let mut places = rows.clone().enumerate().flat_map(|(i, row)| {
-                        columns.clone().enumerate().map(move |(j, column)| {
-                            let tap = (first_row + i) * self.kernel[1] + first_column + j;
-                            ((c * height + row) * width + column, tap as u16)
-                        })
-                    });
-                    f((c * self.to[0] + y) * self.to[1] + x, &mut places);
+                    let window = Window {
+                        place: (c * height + rows.start) * width + columns.start,
+                        tap: first_row * self.kernel[1] + first_column,
+                        rows: rows.len(),
+                        columns: columns.len(),
+                        width,
+                        kernel: self.kernel[1],
+                    };
+                    f((c * self.to[0] + y) * self.to[1] + x, window);
                 }
+            }
+        }
+    }
+}
+
+/// The part of a window that lies inside the image.
+struct Window {
+    /// Its first place in the image, and the tap of the window there.
+    place: usize,
+    tap: usize,
+    rows: usize,
+    columns: usize,
+    /// Of the image.
+    width: usize,
+    /// The width of the whole window.
+    kernel: usize,
+}
+
+impl Window {
+    /// Calls `f` with each place and its tap.
+    #[inline(always)]
+    fn each(&self, mut f: impl FnMut(usize, u16)) {
+        for row in 0..self.rows {
+            for column in 0..self.columns {
+                f(self.place + row * self.width + column, (self.tap + row * self.kernel + column) as u16);
             }
         }
     }
@@ -130,7 +157,7 @@ unsafe impl Kernel for MaxForward {
                 || {
                     self.windows.each(
                         #[inline(always)]
-                        |at, places| (to[at], taps[at]) = largest(from, places),
+                        |at, window| (to[at], taps[at]) = largest(from, &window),
                     );
                 },
             );
@@ -141,18 +168,21 @@ unsafe impl Kernel for MaxForward {
 
 /// The largest of some places and its tap, the first of equals; NaN is larger than all.
 #[inline(always)]
-fn largest(from: &[Lane], places: &mut dyn Iterator<Item = (usize, u16)>) -> (Lane, [u16; LANES]) {
+fn largest(from: &[Lane], window: &Window) -> (Lane, [u16; LANES]) {
     let mut value = [f32::NEG_INFINITY; LANES];
     // Where all are −∞, the gradient is of no use to anyone; it goes to tap 0 unless that is padding.
     let mut which = [0; LANES];
-    for (place, tap) in places {
-        let candidate = &from[place];
-        for l in 0..LANES {
-            let keep = candidate[l] <= value[l] || value[l].is_nan();
-            value[l] = if keep { value[l] } else { candidate[l] };
-            which[l] = if keep { which[l] } else { tap };
-        }
-    }
+    window.each(
+        #[inline(always)]
+        |place, tap| {
+            let candidate = &from[place];
+            for l in 0..LANES {
+                let keep = candidate[l] <= value[l] || value[l].is_nan();
+                value[l] = if keep { value[l] } else { candidate[l] };
+                which[l] = if keep { which[l] } else { tap };
+            }
+        },
+    );
     (value, which)
 }
 
@@ -180,12 +210,16 @@ unsafe impl Kernel for MaxBackward {
                 || {
                     self.windows.each(
                         #[inline(always)]
-                        |at, places| {
-                            for (place, tap) in places {
-                                for l in 0..LANES {
-                                    to[place][l] += if taps[at][l] == tap { gradient[at][l] } else { 0.0 };
-                                }
-                            }
+                        |at, window| {
+                            let (gradient, taps) = (&gradient[at], &taps[at]);
+                            window.each(
+                                #[inline(always)]
+                                |place, tap| {
+                                    for l in 0..LANES {
+                                        to[place][l] += if taps[l] == tap { gradient[l] } else { 0.0 };
+                                    }
+                                },
+                            );
                         },
                     );
                 },
@@ -209,13 +243,12 @@ unsafe impl Kernel for AvgForward {
                 || {
                     self.0.each(
                         #[inline(always)]
-                        |at, places| {
+                        |at, window| {
                             let mut sums = [0.0; LANES];
-                            for (place, _) in places {
-                                for l in 0..LANES {
-                                    sums[l] += from[place][l];
-                                }
-                            }
+                            window.each(
+                                #[inline(always)]
+                                |place, _| (0..LANES).for_each(|l| sums[l] += from[place][l]),
+                            );
                             to[at] = sums.map(|s| s * scale);
                         },
                     );
@@ -247,12 +280,12 @@ unsafe impl Kernel for AvgBackward {
                 || {
                     self.windows.each(
                         #[inline(always)]
-                        |at, places| {
-                            for (place, _) in places {
-                                for l in 0..LANES {
-                                    to[place][l] += gradient[at][l] * scale;
-                                }
-                            }
+                        |at, window| {
+                            let gradient = gradient[at].map(|g| g * scale);
+                            window.each(
+                                #[inline(always)]
+                                |place, _| (0..LANES).for_each(|l| to[place][l] += gradient[l]),
+                            );
                         },
                     );
                 },

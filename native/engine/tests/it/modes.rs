@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use firesteel_engine::{Loss, Mode, PlanConfig, Replica, Sink, Totals, Values};
+use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Replica, Sink, Targets, Totals, Values};
 use firesteel_error::{Error, Result};
 
 use crate::networks::{NETWORKS, Rows, can, graph, meant, replica};
@@ -127,6 +127,61 @@ impl Sink for Deaf {
     fn ready(&mut self, _: Range<usize>, _: &[f32]) -> Result<()> {
         panic!("a sink that has failed hears nothing more")
     }
+}
+
+#[test]
+fn a_small_batch_is_not_touched_by_the_large_one_before() {
+    for (name, inputs, layers) in NETWORKS {
+        let graph = graph(inputs, layers);
+        for mode in [Mode::Tiled, Mode::Wide].into_iter().filter(|m| can(&graph, *m)) {
+            let small = Rows::new(&graph, 3, 4);
+            let expected = gradient(&mut replica(&graph, 70, 3, mode, SOFTMAX), &small);
+            let mut replica = replica(&graph, 70, 3, mode, SOFTMAX);
+            gradient(&mut replica, &Rows::new(&graph, 70, 5));
+            assert_eq!(gradient(&mut replica, &small).1, expected.1, "{name} {mode:?}");
+        }
+    }
+}
+
+#[test]
+fn large_batches_are_summed_in_pieces() {
+    let (_, inputs, layers) = NETWORKS[1];
+    let graph = graph(inputs, layers);
+    let rows = Rows::new(&graph, 1_100, 8);
+    let (_, tiled) = gradient(&mut replica(&graph, 1_100, 1, Mode::Tiled, SOFTMAX), &rows);
+    let (_, wide) = gradient(&mut replica(&graph, 1_100, 2, Mode::Wide, SOFTMAX), &rows);
+    for (t, w) in tiled.iter().zip(&wide) {
+        assert!((t - w).abs() < 1e-4 * (1.0 + w.abs()), "{t} {w}");
+    }
+}
+
+#[test]
+fn the_first_of_equals_takes_the_gradient_of_a_max_pool() {
+    // All values of the image are equal, so the gradient of the weight of tap (0, 0) says where it went.
+    let input = r#"{"name":"x","kind":{"dense":{"shape":[1,3,3]}}}"#;
+    let layers = |pool: &str| {
+        format!(
+            r#"{{"name":"a","op":{{"conv2d":{{"outputs":1,"kernel":[2,2],"bias":false}}}}}},
+               {{"name":"b","op":{{"max_pool2d":{pool}}}}},{{"name":"c","op":"flatten"}}"#
+        )
+    };
+    for pool in [r#"{"kernel":[2,2]}"#, r#"{"kernel":[2,2],"padding":[0,0],"stride":[3,3]}"#] {
+        let graph = graph(input, &layers(pool));
+        let loss = Loss::MeanSquaredError;
+        let mut replica = replica(&graph, 1, 1, Mode::Auto, loss);
+        replica.weights_mut()[..4].fill(0.0);
+        let inputs = [Values::Dense(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])];
+        let targets = Targets::Values(&[-0.5]);
+        let batch = Batch { rows: 1, inputs: &inputs, targets, weights: None, positions: &[0] };
+        replica.step(0, &batch, &mut ()).unwrap();
+        assert_eq!(replica.gradient()[..4], [1.0, 2.0, 4.0, 5.0]);
+    }
+}
+
+#[test]
+fn a_replica_moves_between_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Replica>();
 }
 
 #[test]
