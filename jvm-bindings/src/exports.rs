@@ -1,17 +1,21 @@
 //! The native methods of `firesteel.ml.Native`.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use firesteel_comm::Listener;
-use firesteel_error::Error;
+use firesteel_error::{Error, Kind};
 use firesteel_model::Network;
-use jni::objects::{JClass, JLongArray, JString};
+use firesteel_train::{ShardBuilder, TrainConfig};
+use jni::objects::{JByteArray, JClass, JLongArray, JObjectArray, JString};
 use jni::sys::{jint, jlong};
 use jni::{Env, NativeMethod, native_method};
 
 use crate::columns::ColumnBatch;
 use crate::error::{self, Fault, Throw};
 use crate::registry;
+use crate::scoring::{OpenModel, Scorer};
+use crate::training::Training;
 
 type Outcome<T> = Result<T, Fault>;
 
@@ -38,6 +42,18 @@ pub const EXPORTS: &[NativeMethod] = &[
     native!(check_network(network: JString)),
     native!(listener_open(host: JString) -> jlong),
     native!(listener_port(listener: jlong) -> jint),
+    native!(shard_new(config: JString, rank: jint) -> jlong),
+    native!(shard_push(shard: jlong, batch: jlong, rows: jint)),
+    native!(train_start(shard: jlong, listener: jlong, config: JString, world: JString, resume: jbyte[]) -> jlong),
+    native!(train_poll(training: jlong, millis: jint) -> JString[]),
+    native!(train_cancel(training: jlong)),
+    native!(train_checkpoint(training: jlong) -> jbyte[]),
+    native!(train_files(training: jlong) -> JString[]),
+    native!(train_file(training: jlong, name: JString) -> jbyte[]),
+    native!(model_open(names: JString[], files: jbyte[][]) -> jlong),
+    native!(model_info(model: jlong) -> JString),
+    native!(scorer_new(model: jlong) -> jlong),
+    native!(scorer_run(scorer: jlong, batch: jlong, rows: jint) -> jlong[]),
 ];
 
 fn version<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Outcome<JString<'l>> {
@@ -103,6 +119,125 @@ fn listener_port<'l>(_: &mut Env<'l>, _: JClass<'l>, listener: jlong) -> Outcome
     Ok(listener.local_addr()?.port().into())
 }
 
+/// A shard until training takes it.
+type Rows = Mutex<Option<ShardBuilder>>;
+
+fn shard_new<'l>(env: &mut Env<'l>, _: JClass<'l>, config: JString<'l>, rank: jint) -> Outcome<jlong> {
+    let config = TrainConfig::from_json(&text(env, &config)?)?;
+    let shard = ShardBuilder::new(&config, usize::try_from(rank).unwrap_or(usize::MAX))?;
+    Ok(registry::open::<Rows>(Mutex::new(Some(shard))))
+}
+
+fn shard_push<'l>(_: &mut Env<'l>, _: JClass<'l>, shard: jlong, batch: jlong, rows: jint) -> Outcome<()> {
+    let (shard, batch) = (registry::get::<Rows>(shard)?, registry::get::<Mutex<ColumnBatch>>(batch)?);
+    let batch = registry::lock(&batch).take(count(rows)?)?;
+    let mut shard = registry::lock(&shard);
+    let shard = shard.as_mut().ok_or_else(|| Error::argument("training has taken the shard"))?;
+    Ok(shard.push(&batch)?)
+}
+
+fn train_start<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    shard: jlong,
+    listener: jlong,
+    config: JString<'l>,
+    world: JString<'l>,
+    resume: JByteArray<'l>,
+) -> Outcome<jlong> {
+    let config = TrainConfig::from_json(&text(env, &config)?)?;
+    let world = parse(&text(env, &world)?, "workers")?;
+    let resume = if resume.is_null() { None } else { Some(env.convert_byte_array(&resume)?) };
+    let (shard, listener) = (registry::get::<Rows>(shard)?, registry::get::<Socket>(listener)?);
+    let taken = || Error::argument("training has taken the shard and the listener");
+    let shard = registry::lock(&shard).take().ok_or_else(taken)?;
+    let listener = registry::lock(&listener).take().ok_or_else(taken)?;
+    Ok(registry::open(Training::start(config, shard, listener, world, resume)?))
+}
+
+fn train_poll<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    training: jlong,
+    millis: jint,
+) -> Outcome<JObjectArray<'l, JString<'l>>> {
+    let wait = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+    match registry::get::<Training>(training)?.poll(wait)? {
+        Some(events) => texts(env, &events),
+        None => Ok(JObjectArray::<JString>::null()),
+    }
+}
+
+fn train_cancel<'l>(_: &mut Env<'l>, _: JClass<'l>, training: jlong) -> Outcome<()> {
+    registry::get::<Training>(training)?.cancel();
+    Ok(())
+}
+
+fn train_checkpoint<'l>(env: &mut Env<'l>, _: JClass<'l>, training: jlong) -> Outcome<JByteArray<'l>> {
+    let bytes = registry::get::<Training>(training)?.checkpoint()?;
+    array(env, &bytes, "checkpoint")
+}
+
+fn train_files<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    training: jlong,
+) -> Outcome<JObjectArray<'l, JString<'l>>> {
+    texts(env, &registry::get::<Training>(training)?.file_names())
+}
+
+fn train_file<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    training: jlong,
+    name: JString<'l>,
+) -> Outcome<JByteArray<'l>> {
+    let name = text(env, &name)?;
+    let bytes = registry::get::<Training>(training)?.take_file(&name)?;
+    array(env, &bytes, &name)
+}
+
+fn model_open<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    names: JObjectArray<'l, JString<'l>>,
+    files: JObjectArray<'l, JByteArray<'l>>,
+) -> Outcome<jlong> {
+    let mut read = Vec::new();
+    for at in 0..names.len(env)? {
+        let name = names.get_element(env, at)?;
+        let file = files.get_element(env, at)?;
+        read.push((text(env, &name)?, env.convert_byte_array(&file)?));
+    }
+    Ok(registry::open(OpenModel::new(&read)?))
+}
+
+fn model_info<'l>(env: &mut Env<'l>, _: JClass<'l>, model: jlong) -> Outcome<JString<'l>> {
+    Ok(env.new_string(registry::get::<OpenModel>(model)?.info()?)?)
+}
+
+fn scorer_new<'l>(_: &mut Env<'l>, _: JClass<'l>, model: jlong) -> Outcome<jlong> {
+    Ok(registry::open(Mutex::new(registry::get::<OpenModel>(model)?.scorer())))
+}
+
+fn scorer_run<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    scorer: jlong,
+    batch: jlong,
+    rows: jint,
+) -> Outcome<JLongArray<'l>> {
+    let (scorer, batch) =
+        (registry::get::<Mutex<Scorer>>(scorer)?, registry::get::<Mutex<ColumnBatch>>(batch)?);
+    let batch = registry::lock(&batch).take(count(rows)?)?;
+    let addresses = registry::lock(&scorer).run(&batch)?;
+    longs(env, &addresses)
+}
+
+fn count(rows: jint) -> Outcome<usize> {
+    usize::try_from(rows).map_err(|_| Error::argument(format!("{rows} rows")).into())
+}
+
 fn text<'l>(env: &Env<'l>, text: &JString<'l>) -> Outcome<String> {
     if text.is_null() {
         return Err(Error::argument("a text is null").into());
@@ -118,4 +253,23 @@ fn longs<'l>(env: &mut Env<'l>, values: &[i64]) -> Outcome<JLongArray<'l>> {
 
 fn parse<T: serde::de::DeserializeOwned>(json: &str, what: &str) -> Outcome<T> {
     serde_json::from_str(json).map_err(|e| Error::argument(format!("the {what} are not valid: {e}")).into())
+}
+
+fn texts<'l>(env: &mut Env<'l>, values: &[String]) -> Outcome<JObjectArray<'l, JString<'l>>> {
+    let array = JObjectArray::<JString>::new(env, values.len(), JString::null())?;
+    for (at, value) in values.iter().enumerate() {
+        let value = env.new_string(value)?;
+        array.set_element(env, at, &value)?;
+        env.delete_local_ref(value);
+    }
+    Ok(array)
+}
+
+/// A Java array counts with an i32.
+fn array<'l>(env: &mut Env<'l>, bytes: &[u8], what: &str) -> Outcome<JByteArray<'l>> {
+    if i32::try_from(bytes.len()).is_err() {
+        let text = format!("{what} has {} bytes, more than a Java array holds ({})", bytes.len(), i32::MAX);
+        return Err(Error::new(Kind::Io, text).into());
+    }
+    Ok(env.byte_array_from_slice(bytes)?)
 }

@@ -9,9 +9,13 @@
 //! | [`error`] | the one error policy |
 //! | [`registry`] | handles: keys into a map of `Arc`s |
 //! | [`columns`] | column batches that the JVM fills by address |
+//! | [`training`] | training on threads of its own, polled |
+//! | [`scoring`] | scoring into memory that the JVM reads |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod columns;
 pub mod error;
 pub mod exports;
 pub mod registry;
+pub mod scoring;
+pub mod training;

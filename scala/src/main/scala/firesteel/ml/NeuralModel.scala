@@ -26,9 +26,6 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWri
 
   def setFeaturesCols(value: Array[String]): this.type = set(featuresCols, value)
 
-  /** What becomes of a row with an unusable feature when it is scored. */
-  def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
-
   /** Appends `results`, which `columns` makes of the network's outputs, when the plan runs. */
   private[ml] def score(dataset: Dataset[_], results: Seq[StructField], columns: ResultColumns): DataFrame = {
     val inputs = featureColumns(dataset.schema)

@@ -66,7 +66,8 @@ private[ml] final class TrainingTask(job: Job) {
     try {
       fill(shard, rows, driver)
       val peers = driver.meet(() => check(driver))
-      val resume = job.checkpoint.flatMap(_.read(job.hadoop.value)).orNull
+      // The others hear of it from rank 0.
+      val resume = job.checkpoint.filter(_ => rank == 0).flatMap(_.read(job.hadoop.value)).orNull
       val training =
         new Handle(
           "training",

@@ -123,3 +123,14 @@ class RefusalSuite extends SparkSuite {
     names(e.getMessage, "holds no network")
   }
 }
+
+/** Spark may take executors away while workers train. */
+class DynamicAllocationSuite extends SparkSuite {
+  override def settings: Map[String, String] =
+    Map("spark.dynamicAllocation.enabled" -> "true", "spark.dynamicAllocation.testing" -> "true")
+
+  test("dynamic allocation is refused with what to set") {
+    val message = refusal(classifier().fit(signs(100, 2)))
+    assert(message.contains("spark.dynamicAllocation.enabled=false"), message)
+  }
+}

@@ -55,7 +55,11 @@ class ScoreSuite extends SparkSuite {
     val d = doubled(data)
     assert(d.as("l").join(d.as("r"), col("l.y") === col("r.y")).count() == 17)
     assert(d.join(d.withColumnRenamed("y", "z").select("id", "z"), "id").filter("y = z").count() == 17)
-    val twice = SqlBridge.score(d.drop("x").withColumnRenamed("y", "x"), Seq("x"), Seq(StructField("y", DoubleType)), new Doubling)
+    val twice = SqlBridge.score(
+      d.drop("x").withColumnRenamed("y", "x"),
+      Seq("x"),
+      Seq(StructField("y", DoubleType)),
+      new Doubling)
     assert(twice.agg(sum("y")).head().getDouble(0) == 4 * (0 until 17).sum)
     assert(d.groupBy((col("y") / 8).cast("int")).count().count() == 5)
     val cached = d.cache()
