@@ -27,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from reference import Network, Optimizers, kind_of, mean_loss
-from safetensors.numpy import save_file
 
 HERE = Path(__file__).parent
 
@@ -154,8 +154,20 @@ class Case:
         path.parent.mkdir(exist_ok=True)
         metadata = {"spec": self.spec, "loss": self.loss, "runs": list(self.runs)}
         metadata = {name: json.dumps(value) for name, value in metadata.items()}
-        save_file(self.tensors, path, {"torch": torch.__version__.split("+")[0], **metadata})
-        return path.stat().st_size
+        return write_file(path, self.tensors, {"torch": torch.__version__.split("+")[0], **metadata})
+
+
+def write_file(path, tensors, metadata):
+    """A safetensors file, and its size. The library's own writer gives the metadata in a new order every time."""
+    kinds = {"float32": "F32", "float64": "F64", "uint32": "U32"}
+    header, end = {"__metadata__": metadata}, 0
+    for name, values in sorted(tensors.items()):
+        start, end = end, end + values.nbytes
+        header[name] = {"dtype": kinds[values.dtype.name], "shape": values.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    data = b"".join(values.tobytes() for _, values in sorted(tensors.items()))
+    return path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 def dense(*shape, name="x"):
@@ -204,7 +216,10 @@ def vector_ops():
     parts = [layer("a", linear(4), "x"), layer("b", {"embedding": {"dims": 3}}, "i")]
     parts += [layer("c", "concat", "a", "b", "x"), layer("head", linear(3))]
     yield "concat", spec([dense(5), index("i", 11)], *parts)
-    tables = [layer("i_row", {"embedding": {"dims": 4}}, "i"), layer("j_row", {"embedding": {"dims": 4}}, "j")]
+    tables = [
+        layer("i_row", {"embedding": {"dims": 4}}, "i"),
+        layer("j_row", {"embedding": {"dims": 4}}, "j"),
+    ]
     tables += [layer("k", "add", "i_row", "j_row"), layer("head", linear(3))]
     yield "embedding", spec([index("i", 40), index("j", 3)], *tables)
 
@@ -281,7 +296,11 @@ def cases():
     single = chain([dense(5)], linear(6), "tanh", linear(1))
     yield Case("losses/binary_cross_entropy_single", single, LOSSES[1], rows=1)
     runs = [sgd("sgd"), sgd("momentum", momentum=0.9), sgd("nesterov", momentum=0.9, nesterov=True)]
-    runs += [sgd("sgd_decay", momentum=0.5, weight_decay=0.1), adam("adam"), adam("adam_decay", weight_decay=0.1)]
+    runs += [
+        sgd("sgd_decay", momentum=0.5, weight_decay=0.1),
+        adam("adam"),
+        adam("adam_decay", weight_decay=0.1),
+    ]
     runs += [adam("adamw", "adam_w", weight_decay=0.1), adam("betas", betas=(0.8, 0.95), epsilon=1e-3)]
     yield Case("optimizers/dense", small, SOFTMAX, batches=3, runs=runs, ends=True)
     tables = dict(vector_ops())["embedding"]

@@ -22,9 +22,7 @@ def module_for(op, source, cardinality):
         case "conv2d":
             stride, padding = o.get("stride", [1, 1]), o.get("padding", [0, 0])
             groups = o.get("groups", 1)
-            return nn.Conv2d(
-                source.shape[1], o["outputs"], o["kernel"], stride, padding, groups=groups, bias=bias
-            )
+            return nn.Conv2d(source.shape[1], o["outputs"], o["kernel"], stride, padding, groups=groups, bias=bias)
         case "max_pool2d":
             return nn.MaxPool2d(o["kernel"], o.get("stride"), o.get("padding", 0))
         case "avg_pool2d":
