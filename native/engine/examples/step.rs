@@ -1,4 +1,4 @@
-//! Training steps a second of the networks that we compare: `step <lenet5|mlp|tabular> [threads] [seconds] [mode]`.
+//! Training steps a second of the networks that we compare: `step <lenet5|mlp|images|tabular> [threads] [seconds] [mode]`.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -16,6 +16,14 @@ fn network(name: &str) -> (Network, Vec<Input>) {
         |i: usize, cardinality| Input { name: format!("i{i}"), kind: InputKind::Index { cardinality } };
     match name {
         "lenet5" => (Network::Lenet5, vec![dense(&[1, 28, 28])]),
+        "images" => {
+            let json = r#"{"sequential":{"layers":[
+                {"conv2d":{"outputs":32,"kernel":[3,3],"padding":[1,1]}},"relu",
+                {"conv2d":{"outputs":32,"kernel":[3,3],"padding":[1,1]}},"relu",{"max_pool2d":{"kernel":[2,2]}},
+                {"conv2d":{"outputs":64,"kernel":[3,3],"padding":[1,1]}},"relu",{"max_pool2d":{"kernel":[2,2]}},
+                "flatten"]}}"#;
+            (Network::from_json(json).unwrap(), vec![dense(&[3, 28, 28])])
+        }
         "tabular" => {
             let mut inputs = vec![dense(&[20])];
             inputs.extend([16, 105, 4_000, 130, 24, 7].into_iter().enumerate().map(|(i, c)| index(i, c)));
@@ -35,7 +43,7 @@ fn main() {
     let graph = Arc::new(Graph::new(&network.build(inputs, 10).unwrap()).unwrap());
     let config = PlanConfig { rows: ROWS, threads, mode, loss: Loss::SoftmaxCrossEntropy, seed: 1 };
     let mut replica = Replica::new(graph.clone(), config).unwrap();
-    let dense: Vec<f32> = (0..ROWS * 784).map(|i| (i * 7919 % 1000) as f32 / 1000.0 - 0.5).collect();
+    let dense: Vec<f32> = (0..ROWS * 3 * 784).map(|i| (i * 7919 % 1000) as f32 / 1000.0 - 0.5).collect();
     let indices: Vec<Vec<u32>> = graph
         .spec()
         .inputs
@@ -60,12 +68,13 @@ fn main() {
     let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
     let mut moments = Moments::new(sgd, graph.dense_len());
     let mut rates = Vec::new();
+    let rounds = if argument(1, "") == "images" { 1 } else { 20 };
     let started = Instant::now();
     let mut step = 0;
     let mut loss = 0.0;
     while started.elapsed().as_secs_f64() < seconds {
         let now = Instant::now();
-        for _ in 0..20 {
+        for _ in 0..rounds {
             step += 1;
             let totals = replica.step(step, &batch, &mut ()).unwrap();
             loss = totals.loss / totals.weight;
@@ -80,7 +89,7 @@ fn main() {
                 &parts.gradient[dense],
             );
         }
-        rates.push(20.0 * ROWS as f64 / now.elapsed().as_secs_f64());
+        rates.push(rounds as f64 * ROWS as f64 / now.elapsed().as_secs_f64());
     }
     rates.sort_by(f64::total_cmp);
     println!(

@@ -353,6 +353,20 @@ mod tests {
     }
 
     #[test]
+    fn small_networks_run_tiled_and_large_ones_wide() {
+        let auto = |json: &str, shape: &str| {
+            let input = format!(r#"{{"name":"x","kind":{{"dense":{{"shape":{shape}}}}}}}"#);
+            let network = firesteel_model::Network::from_json(json).unwrap();
+            let spec = network.build(vec![serde_json::from_str(&input).unwrap()], 10).unwrap();
+            is_tiled(&Graph::new(&spec).unwrap(), Mode::Auto).unwrap()
+        };
+        assert!(auto(r#""lenet5""#, "[1,28,28]"));
+        assert!(auto(r#"{"mlp":{"hidden":[64]}}"#, "[784]"));
+        assert!(!auto(r#"{"mlp":{"hidden":[512,256]}}"#, "[784]"));
+        assert!(!auto(r#"{"sequential":{"layers":[{"batch_norm":{}}]}}"#, "[7]"));
+    }
+
+    #[test]
     fn instruction_sets_agree() {
         let mut sets = vec![Arch::Scalar];
         #[cfg(target_arch = "x86_64")]

@@ -8,7 +8,9 @@ use std::ops::Range;
 use pulp::Simd;
 use pulp::bytemuck;
 
-use super::tile::{ROWS, Scalars, Tile, accumulate, accumulate_at, by_size, columns, load, store, zeros};
+use super::tile::{
+    ROWS, Scalars, Tile, accumulate, accumulate_at, by_size, columns, load, rows_of_four, store, zeros,
+};
 use crate::memory::{LANES, groups};
 
 /// The sizes of a convolution. `x` is `(groups·channels, height, width)`, padding included; the result, before a
@@ -55,6 +57,12 @@ impl Shape {
         self.groups * self.outputs * self.out_height * self.out_width * LANES
     }
 
+    /// Whether every window lies inside the image: kernels rely on it.
+    fn is_sound(&self) -> bool {
+        let last = self.window(self.out_height - 1, self.out_width - 1) + self.taps[self.taps.len() - 1];
+        last + LANES <= self.channels * self.plane()
+    }
+
     /// Values of the weight.
     pub(crate) fn weights(&self) -> usize {
         self.groups * self.outputs * self.taps.len()
@@ -67,6 +75,14 @@ pub(crate) struct Strip<'a> {
     pub(crate) values: &'a [f32],
     pub(crate) stride: usize,
     pub(crate) rows: Range<usize>,
+}
+
+impl Strip<'_> {
+    /// Whether it has so many channels of a convolution's result: kernels rely on it.
+    fn is_sound(&self, shape: &Shape, channels: usize) -> bool {
+        let last = (channels - 1) * self.stride + self.rows.len() * shape.out_width * LANES;
+        last <= self.values.len() && self.rows.end <= shape.out_height
+    }
 }
 
 /// What a forward convolution adds and applies.
@@ -105,9 +121,7 @@ pub(crate) struct Forward<'a> {
 impl Forward<'_> {
     fn check(&self) {
         let shape = self.shape;
-        assert!(self.x.len() == shape.x_len() && self.weight.len() == shape.weights());
-        let last = shape.window(shape.out_height - 1, shape.out_width - 1) + shape.taps[shape.taps.len() - 1];
-        assert!(last + LANES <= shape.channels * shape.plane(), "the last window lies inside the image");
+        assert!(shape.is_sound() && self.x.len() == shape.x_len() && self.weight.len() == shape.weights());
     }
 
     /// Computes the whole image.
@@ -137,7 +151,7 @@ impl Forward<'_> {
     pub(crate) fn pooled<S: Simd>(mut self, simd: S, places: &mut [u16]) {
         self.check();
         assert!(self.y.len() * 4 == self.shape.y_len() && places.len() == self.y.len());
-        for (group, channels) in tiles(self.shape, super::tile::rows_of_four::<S>()) {
+        for (group, channels) in tiles(self.shape, rows_of_four::<S>()) {
             for y in 0..self.shape.out_height / 2 {
                 for x in 0..self.shape.out_width / 2 {
                     for part in 0..LANES / S::F32_LANES {
@@ -282,20 +296,14 @@ pub(crate) fn weight_gradient<S: Simd>(
     strip: &Strip,
     sums: &mut [f32],
 ) {
-    assert!(x.len() == shape.x_len() && sums.len() >= channels * shape.taps.len() * S::F32_LANES);
-    assert!(strip.values.len() >= (channels - 1) * strip.stride + strip.rows.len() * shape.out_width * LANES);
-    assert!(strip.rows.end <= shape.out_height);
+    assert!(shape.is_sound() && strip.is_sound(shape, channels) && x.len() == shape.x_len());
+    assert!(sums.len() >= channels * shape.taps.len() * S::F32_LANES && channels <= rows_of_four::<S>());
     let x = &x[shape.group(group)..];
     for taps in groups(shape.taps.len(), 4) {
         let job = (shape, x, strip, taps.start);
         let n = taps.len();
         // SAFETY: channels and taps are of this convolution, the strip has `channels`.
-        unsafe {
-            if S::F32_LANES == 8 {
-                debug_assert!(channels <= 3);
-            }
-            by_size!(channels, n, weight_tile::<S>(simd, job, sums));
-        }
+        unsafe { by_size!(channels, n, weight_tile::<S>(simd, job, sums)) };
     }
 }
 
@@ -347,31 +355,45 @@ unsafe fn weight_tile<S: Simd, const M: usize, const N: usize>(
     }
 }
 
-/// Adds what one strip gives to the gradient by x; the strip has all channels.
-#[inline(always)]
-pub(crate) fn source_gradient<S: Simd>(
-    simd: S,
-    shape: &Shape,
-    weight: &[f32],
-    strip: &Strip,
-    to: &mut [f32],
-) {
-    assert!(to.len() == shape.x_len() && weight.len() == shape.weights());
-    let channels = shape.groups * shape.outputs;
-    assert!(strip.values.len() >= (channels - 1) * strip.stride + strip.rows.len() * shape.out_width * LANES);
-    assert!(strip.rows.end <= shape.out_height);
-    let row = shape.out_width * LANES / S::F32_LANES;
-    for group in 0..shape.groups {
-        for taps in groups(shape.taps.len(), ROWS) {
-            for line in 0..strip.rows.len() {
-                let mut at = 0;
-                while at < row {
-                    let (m, n) = (taps.len(), columns::<S>().min(row - at));
-                    let place = (group, taps.start, line, at);
-                    let job = (shape, weight, strip, place);
-                    // SAFETY: taps and vectors exist in this convolution.
-                    unsafe { by_size!(m, n, source_tile::<S>(simd, job, to)) };
-                    at += n;
+/// The gradient by x, from a strip with all channels.
+pub(crate) struct SourceGradient<'a> {
+    pub(crate) shape: &'a Shape,
+    pub(crate) weight: &'a [f32],
+    pub(crate) strip: Strip<'a>,
+    /// Added to.
+    pub(crate) to: &'a mut [f32],
+}
+
+/// Where a tile of a [`SourceGradient`] lies.
+#[derive(Clone, Copy)]
+struct SourcePlace {
+    group: usize,
+    tap: usize,
+    /// Of the strip.
+    line: usize,
+    /// The vector of the line.
+    at: usize,
+}
+
+impl SourceGradient<'_> {
+    /// Adds what the strip gives.
+    #[inline(always)]
+    pub(crate) fn add<S: Simd>(mut self, simd: S) {
+        let shape = self.shape;
+        assert!(shape.is_sound() && self.strip.is_sound(shape, shape.groups * shape.outputs));
+        assert!(self.to.len() == shape.x_len() && self.weight.len() == shape.weights());
+        let row = shape.out_width * LANES / S::F32_LANES;
+        for group in 0..shape.groups {
+            for taps in groups(shape.taps.len(), ROWS) {
+                for line in 0..self.strip.rows.len() {
+                    let mut at = 0;
+                    while at < row {
+                        let (m, n) = (taps.len(), columns::<S>().min(row - at));
+                        let place = SourcePlace { group, tap: taps.start, line, at };
+                        // SAFETY: taps and vectors exist in this convolution.
+                        unsafe { by_size!(m, n, source_tile::<S>(simd, &mut self, place)) };
+                        at += n;
+                    }
                 }
             }
         }
@@ -383,25 +405,34 @@ pub(crate) fn source_gradient<S: Simd>(
 #[inline(always)]
 unsafe fn source_tile<S: Simd, const M: usize, const N: usize>(
     simd: S,
-    (shape, weight, strip, (group, tap, line, at)): (&Shape, &[f32], &Strip, (usize, usize, usize, usize)),
-    to: &mut [f32],
+    job: &mut SourceGradient,
+    place: SourcePlace,
 ) {
+    let (shape, strip, at) = (job.shape, &job.strip, place.at);
     let vectors = LANES / S::F32_LANES;
-    let channel = group * shape.outputs;
+    let channel = place.group * shape.outputs;
     let taps = shape.taps.len();
     // SAFETY: channels lie in the weight and the strip, windows in the image.
     unsafe {
-        let start = strip.values.as_ptr().add(channel * strip.stride + line * shape.out_width * LANES);
+        let line = channel * strip.stride + place.line * shape.out_width * LANES;
+        let start = strip.values.as_ptr().add(line);
         let g = std::array::from_fn::<_, N, _>(|j| start.add((at + j) * S::F32_LANES));
-        let a = Scalars { start: weight.as_ptr().add(channel * taps + tap), row: 1, step: taps };
+        let weight = job.weight.as_ptr().add(channel * taps + place.tap);
         let mut sums: Tile<S, M, N> = zeros(simd);
-        accumulate(simd, &mut sums, shape.outputs, a, g, strip.stride);
-        let image = to.as_mut_ptr().add(shape.group(group));
+        accumulate(
+            simd,
+            &mut sums,
+            shape.outputs,
+            Scalars { start: weight, row: 1, step: taps },
+            g,
+            strip.stride,
+        );
+        let image = job.to.as_mut_ptr().add(shape.group(place.group));
         for j in 0..N {
             let (x, part) = ((at + j) / vectors, (at + j) % vectors * S::F32_LANES);
-            let window = image.add(shape.window(strip.rows.start + line, x) + part);
+            let window = image.add(shape.window(strip.rows.start + place.line, x) + part);
             for (i, sums) in sums.iter().enumerate() {
-                let to = window.add(shape.taps[tap + i]);
+                let to = window.add(shape.taps[place.tap + i]);
                 store::<S>(to, simd.add_f32s(load::<S>(to), sums[j]));
             }
         }

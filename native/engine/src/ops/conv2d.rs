@@ -11,7 +11,7 @@ use pulp::{Simd, WithSimd};
 use super::{bias_gradient, pad};
 use crate::fuse::{Activation, Stage};
 use crate::kernels::convolution::{
-    self, Epilogue, Shape, Strip, source_gradient, tiles, unpool, weight_gradient,
+    self, Epilogue, Shape, SourceGradient, Strip, tiles, unpool, weight_gradient,
 };
 use crate::kernels::lanes::activate;
 use crate::kernels::tile::{ROWS, rows_of_four};
@@ -279,7 +279,7 @@ impl WithSimd for Source<'_> {
             for start in (0..shape.out_height).step_by(convolution.strip_rows(channels)) {
                 let rows = start..shape.out_height.min(start + convolution.strip_rows(channels));
                 let strip = convolution.strip(0..channels, rows, g, places, scratch);
-                source_gradient(simd, shape, weight, &strip, to);
+                SourceGradient { shape, weight, strip, to: &mut *to }.add(simd);
             }
         }
     }

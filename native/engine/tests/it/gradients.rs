@@ -1,5 +1,7 @@
 //! Every operation against the plain engine in f64: losses, outputs, and gradients by finite differences.
 
+use std::sync::Arc;
+
 use firesteel_engine::{Loss, Mode, Values};
 use firesteel_model::Graph;
 
@@ -17,20 +19,20 @@ fn close(found: f64, expected: f64, tolerance: f64) -> bool {
     (found - expected).abs() <= tolerance * (1.0 + expected.abs())
 }
 
-fn check_gradient(name: &str, inputs: &str, layers: &str, count: usize, mode: Mode, loss: Loss) {
-    let graph = graph(inputs, layers);
-    if !can(&graph, mode) {
+/// Steps on random rows, and compares the loss and some of each parameter's gradient.
+pub fn check_gradient(name: &str, graph: &Arc<Graph>, count: usize, mode: Mode, loss: Loss) {
+    if !can(graph, mode) {
         return;
     }
-    let mut replica = replica(&graph, count, 2, mode, loss);
-    let rows = Rows::new(&graph, count, 5);
+    let mut replica = replica(graph, count, 2, mode, loss);
+    let rows = Rows::new(graph, count, 5);
     let inputs = rows.inputs();
     let totals = replica.step(1, &rows.batch(&inputs, loss), &mut ()).unwrap();
     let weights: Vec<f64> = replica.weights().iter().map(|w| f64::from(*w)).collect();
-    let expected = reference_loss(&graph, &weights, &rows, loss);
+    let expected = reference_loss(graph, &weights, &rows, loss);
     assert!(close(totals.loss, expected, 1e-5), "{name} {mode:?}: loss {} of {expected}", totals.loss);
     assert!(close(totals.weight, rows.weights.iter().map(|w| f64::from(*w)).sum(), 1e-6));
-    let meant = meant(&graph, &replica);
+    let meant = meant(graph, &replica);
     for parameter in graph.parameters() {
         // Few of each parameter: the plain engine runs twice for each.
         let step = (parameter.range.len() / 40).max(1);
@@ -38,7 +40,7 @@ fn check_gradient(name: &str, inputs: &str, layers: &str, count: usize, mode: Mo
             let slope = |size: f64| {
                 let mut moved = weights.clone();
                 moved[at] += size;
-                reference_loss(&graph, &moved, &rows, loss)
+                reference_loss(graph, &moved, &rows, loss)
             };
             let expected = (slope(1e-7) - slope(-1e-7)) / 2e-7;
             let found = f64::from(replica.gradient()[at]);
@@ -55,10 +57,11 @@ fn check_gradient(name: &str, inputs: &str, layers: &str, count: usize, mode: Mo
 #[test]
 fn gradients_of_every_network_equal_finite_differences() {
     for (name, inputs, layers) in NETWORKS {
+        let graph = graph(inputs, layers);
         for mode in [Mode::Tiled, Mode::Wide] {
-            check_gradient(name, inputs, layers, 5, mode, SOFTMAX);
+            check_gradient(name, &graph, 5, mode, SOFTMAX);
         }
-        check_gradient(name, inputs, layers, 37, Mode::Auto, SOFTMAX);
+        check_gradient(name, &graph, 37, Mode::Auto, SOFTMAX);
     }
 }
 
@@ -66,7 +69,7 @@ fn gradients_of_every_network_equal_finite_differences() {
 fn gradients_of_every_loss_equal_finite_differences() {
     let (name, inputs, layers) = NETWORKS[1];
     for loss in [Loss::BinaryCrossEntropy, Loss::MeanSquaredError, Loss::Huber { delta: 0.3 }] {
-        check_gradient(name, inputs, layers, 19, Mode::Auto, loss);
+        check_gradient(name, &graph(inputs, layers), 19, Mode::Auto, loss);
     }
 }
 

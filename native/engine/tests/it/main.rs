@@ -9,4 +9,5 @@ mod literals;
 mod modes;
 mod networks;
 mod reference;
+mod shapes;
 mod statistics;
