@@ -45,7 +45,9 @@ pub(crate) fn train(
     let totals = unsafe { common.sum() };
     sink.forward_done(totals)?;
     let dense = 0..common.graph.dense_len();
-    sink.ready(dense.clone(), common.pass.gradient(dense))?;
+    if !dense.is_empty() {
+        sink.ready(dense.clone(), common.pass.gradient(dense))?;
+    }
     Ok(totals)
 }
 

@@ -63,20 +63,20 @@ fn a_steady_step_allocates_nothing() {
 fn counts_alone() {
     for (name, graph) in networks() {
         let graph = Arc::new(graph);
-        let rows = Rows::new(&graph, 100, 4);
-        let few = Rows::new(&graph, 37, 4);
+        let rows = Rows::new(&graph, 40, 4);
+        let few = Rows::new(&graph, 17, 4);
         let (inputs, few_inputs) = (rows.inputs(), few.inputs());
         let loss = Loss::SoftmaxCrossEntropy;
         let modes = [Mode::Wide, if graph.buffers().is_empty() { Mode::Tiled } else { Mode::Wide }];
         for (threads, mode) in [1, 2].into_iter().flat_map(|t| modes.map(|m| (t, m))) {
-            let config = PlanConfig { rows: 100, threads, mode, loss, seed: 1 };
+            let config = PlanConfig { rows: 40, threads, mode, loss, seed: 1 };
             let mut replica = Replica::new(graph.clone(), config).unwrap();
             let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
             let mut moments = Moments::new(adam, graph.dense_len());
-            let mut output = vec![0.0; 100 * 4];
-            let mut hundred = || {
+            let mut output = vec![0.0; 40 * 4];
+            let mut forty = || {
                 let before = ALLOCATIONS.load(Ordering::Relaxed);
-                for _ in 0..100 {
+                for _ in 0..40 {
                     replica.step(1, &rows.batch(&inputs, loss), &mut ()).unwrap();
                     replica.step(2, &few.batch(&few_inputs, loss), &mut ()).unwrap();
                     let dense = 0..graph.dense_len();
@@ -89,12 +89,12 @@ fn counts_alone() {
                         &mut parts.weights[dense.clone()],
                         &parts.gradient[dense],
                     );
-                    replica.forward(100, &inputs, &mut output).unwrap();
+                    replica.forward(40, &inputs, &mut output).unwrap();
                 }
                 ALLOCATIONS.load(Ordering::Relaxed) - before
             };
-            // The harness's main thread may still be setting up while the first hundred run.
-            let counts: Vec<usize> = (0..4).map(|_| hundred()).collect();
+            // The harness's main thread may still be setting up while the first forty run.
+            let counts: Vec<usize> = (0..4).map(|_| forty()).collect();
             assert!(counts[1..].contains(&0), "{name}, {threads} threads, {mode:?}: {counts:?}");
         }
     }

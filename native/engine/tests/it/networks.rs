@@ -6,7 +6,7 @@ use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Replica, Targets, Values};
 use firesteel_model::{Graph, InputKind, Spec};
 
 /// `(name, inputs, layers)` of every network; the output has 3 values.
-pub const NETWORKS: [(&str, &str, &str); 14] = [
+pub const NETWORKS: [(&str, &str, &str); 15] = [
     ("linear", X7, r#"{"name":"a","op":{"linear":{"outputs":3}}}"#),
     (
         "linear activations",
@@ -100,6 +100,11 @@ pub const NETWORKS: [(&str, &str, &str); 14] = [
            {"name":"s","inputs":["b","r"],"op":"add"},{"name":"t","op":"relu"},
            {"name":"p","op":{"max_pool2d":{"kernel":[2,2]}}},
            {"name":"f","op":"flatten"},{"name":"g","op":{"linear":{"outputs":3}}}"#,
+    ),
+    (
+        "an embedding alone",
+        r#"{"name":"i","kind":{"index":{"cardinality":9}}}"#,
+        r#"{"name":"a","op":{"embedding":{"dims":3}}}"#,
     ),
     ("no weights", r#"{"name":"x","kind":{"dense":{"shape":[3]}}}"#, r#"{"name":"a","op":"tanh"}"#),
     (
