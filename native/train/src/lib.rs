@@ -1,1 +1,46 @@
-//! Under construction.
+//! The training loop: from a worker's record batches to a model.
+//!
+//! A [`ShardBuilder`] takes a worker's rows in. [`Trainer::fit`] agrees with all workers on how to encode them, trains
+//! all epochs and gives every worker the same [`Model`], which is saved, loaded and used through a [`Predictor`]. How
+//! rows get here, who starts workers and where files go is not its business.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`config`] | [`TrainConfig`]: what a training is told |
+//! | [`params`] | the table of hyper-parameters |
+//! | [`data`] | record batches to tensors |
+//! | [`trainer`] | [`Trainer`], [`Session`]: the loop |
+//! | [`event`] | [`Event`]: what a training tells |
+//! | [`model`] | [`Model`]: what it gives |
+//! | [`predict`] | [`Predictor`]: scoring |
+//! | [`metrics`] | AUC and other measures |
+//! | `group` | rounds in which workers tell each other things |
+//! | `order` | which row is where in an epoch |
+//! | `schedule` | the learning rate of a step |
+//! | `validate` | metrics over held-out rows |
+//! | `checkpoint`, `tensors` | files of weights |
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod event;
+mod group;
+pub mod metrics;
+pub mod model;
+mod order;
+pub mod params;
+pub mod predict;
+mod schedule;
+mod tensors;
+pub mod trainer;
+mod validate;
+
+pub use config::{DataConfig, Feature, Task, TrainConfig};
+pub use data::{Encoding, Preprocessing, Scaling, Shard, ShardBuilder};
+pub use event::{EpochRecord, Event};
+pub use model::{Model, ModelInfo};
+pub use params::Params;
+pub use predict::{Predictions, Predictor};
+pub use trainer::{Session, Trainer};

@@ -1,0 +1,231 @@
+//! How columns become the inputs of a network: what all workers agreed on, and what a model keeps.
+
+use std::collections::HashMap;
+
+use firesteel_error::{Error, Result};
+use firesteel_model::{Input, InputKind};
+use serde::{Deserialize, Serialize};
+
+use super::raw::{NULL, Raw, Texts, VectorColumn};
+use super::rows::Tensor;
+use crate::params::HandleInvalid;
+
+/// The index of a NULL text.
+const NULL_INDEX: u32 = 0;
+/// The index of a text that is in no vocabulary.
+const UNKNOWN_INDEX: u32 = 1;
+/// The index of a vocabulary's first text.
+const FIRST_INDEX: u32 = 2;
+
+/// How every feature column is encoded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    /// What becomes of a row with a NULL, NaN or infinite feature.
+    pub handle_invalid: HandleInvalid,
+    /// One a feature, in the order of the configuration.
+    pub columns: Vec<Encoding>,
+}
+
+/// How one column is encoded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Encoding {
+    /// A number; all number columns together are one input, `numbers`.
+    Number {
+        /// The column.
+        column: String,
+        /// Of length 1.
+        scaling: Scaling,
+    },
+    /// A string: an index. 0 is NULL, 1 is every string not listed, 2 and up are `values`.
+    Category {
+        /// The column.
+        column: String,
+        /// From the most frequent on.
+        values: Vec<String>,
+    },
+    /// A vector: an input of its own.
+    Vector {
+        /// The column.
+        column: String,
+        /// Of one row.
+        shape: Vec<usize>,
+        /// Of length 1, shared by all elements, or one an element.
+        scaling: Scaling,
+    },
+}
+
+/// How numbers are standardised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaling {
+    /// Also takes the place of missing values.
+    pub mean: Vec<f64>,
+    /// The population's; 1 where all values are equal.
+    pub deviation: Vec<f64>,
+    /// Whether the mean is subtracted and the deviation divided by.
+    pub standardize: bool,
+}
+
+impl Scaling {
+    fn encode(&self, at: usize, value: f64) -> f32 {
+        let (mean, deviation) = (self.mean[at], self.deviation[at]);
+        let value = if value.is_finite() { value } else { mean };
+        if self.standardize { ((value - mean) / deviation) as f32 } else { value as f32 }
+    }
+
+    fn encode_vectors(&self, width: usize, values: &mut [f32]) {
+        if self.mean.len() == 1 {
+            values.iter_mut().for_each(|v| *v = self.encode(0, f64::from(*v)));
+            return;
+        }
+        for row in values.chunks_exact_mut(width) {
+            row.iter_mut().enumerate().for_each(|(at, v)| *v = self.encode(at, f64::from(*v)));
+        }
+    }
+
+    fn check(&self, column: &str, width: usize) -> Result<()> {
+        let lengths = [self.mean.len(), self.deviation.len()];
+        if lengths == [1, 1] || lengths == [width, width] {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "the preprocessing of column '{column}' has {} means and {} deviations, expected 1 or {width}",
+            lengths[0], lengths[1]
+        )))
+    }
+}
+
+impl Encoding {
+    /// The column it is of.
+    pub fn column(&self) -> &str {
+        match self {
+            Encoding::Number { column, .. }
+            | Encoding::Category { column, .. }
+            | Encoding::Vector { column, .. } => column,
+        }
+    }
+
+    /// How many features it stands for.
+    pub fn width(&self) -> usize {
+        match self {
+            Encoding::Number { .. } | Encoding::Category { .. } => 1,
+            Encoding::Vector { shape, .. } => shape.iter().product(),
+        }
+    }
+
+    fn holds(&self) -> &'static str {
+        match self {
+            Encoding::Number { .. } => "numbers",
+            Encoding::Category { .. } => "strings",
+            Encoding::Vector { .. } => "vectors",
+        }
+    }
+}
+
+impl Preprocessing {
+    /// The inputs of the network: `numbers` first, if there are any, then the other columns by name.
+    pub fn inputs(&self) -> Vec<Input> {
+        let numbers = self.number_columns();
+        let mut inputs = Vec::new();
+        if numbers > 0 {
+            let mut name = "numbers".to_string();
+            while self.columns.iter().any(|c| c.column() == name) {
+                name.push('_');
+            }
+            inputs.push(Input { name, kind: InputKind::Dense { shape: vec![numbers] } });
+        }
+        for column in &self.columns {
+            let kind = match column {
+                Encoding::Number { .. } => continue,
+                Encoding::Category { values, .. } => {
+                    InputKind::Index { cardinality: values.len() + FIRST_INDEX as usize }
+                }
+                Encoding::Vector { shape, .. } => InputKind::Dense { shape: shape.clone() },
+            };
+            inputs.push(Input { name: column.column().into(), kind });
+        }
+        inputs
+    }
+
+    fn number_columns(&self) -> usize {
+        self.columns.iter().filter(|c| matches!(c, Encoding::Number { .. })).count()
+    }
+
+    /// Encodes columns, in the order of [`Preprocessing::inputs`]. Each is dropped once it is encoded.
+    pub(crate) fn encode(&self, features: Vec<Raw>, rows: usize) -> Result<Vec<Tensor>> {
+        let width = self.number_columns();
+        let mut numbers = vec![0.0; rows * width];
+        let mut next_number = 0;
+        let mut others = Vec::new();
+        for (encoding, raw) in self.columns.iter().zip(features) {
+            match (encoding, raw) {
+                (Encoding::Number { scaling, .. }, Raw::Number(values)) => {
+                    let places = numbers.iter_mut().skip(next_number).step_by(width);
+                    for (place, value) in places.zip(values) {
+                        *place = scaling.encode(0, value);
+                    }
+                    next_number += 1;
+                }
+                (Encoding::Category { values, .. }, Raw::Text(texts)) => {
+                    others.push(Tensor::Index(indices(values, texts)));
+                }
+                (Encoding::Vector { scaling, shape, .. }, Raw::Vector(vectors)) => {
+                    others.push(encode_vectors(encoding.column(), shape, scaling, vectors)?);
+                }
+                (encoding, raw) => {
+                    return Err(Error::data(format!(
+                        "feature column '{}' holds {}, the model was trained on {}",
+                        encoding.column(),
+                        raw.kind().text(),
+                        encoding.holds()
+                    )));
+                }
+            }
+        }
+        let mut tensors = Vec::with_capacity(others.len() + 1);
+        if width > 0 {
+            tensors.push(Tensor::Dense { width, values: numbers });
+        }
+        tensors.extend(others);
+        Ok(tensors)
+    }
+
+    /// Whether a stored preprocessing makes sense.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.columns.is_empty() {
+            return Err(Error::corrupt("the preprocessing has no columns"));
+        }
+        self.columns.iter().try_for_each(|column| match column {
+            Encoding::Category { .. } => Ok(()),
+            Encoding::Number { column, scaling } => scaling.check(column, 1),
+            Encoding::Vector { column: name, scaling, .. } => scaling.check(name, column.width()),
+        })
+    }
+}
+
+fn indices(values: &[String], texts: Texts) -> Vec<u32> {
+    let vocabulary: HashMap<&str, u32> = values.iter().map(String::as_str).zip(FIRST_INDEX..).collect();
+    let known = |text: &str| vocabulary.get(text).copied().unwrap_or(UNKNOWN_INDEX);
+    let of_code: Vec<u32> = texts.distinct.iter().map(|text| known(text)).collect();
+    let index = |code: u32| if code == NULL { NULL_INDEX } else { of_code[code as usize] };
+    texts.codes.into_iter().map(index).collect()
+}
+
+fn encode_vectors(
+    column: &str,
+    shape: &[usize],
+    scaling: &Scaling,
+    mut vectors: VectorColumn,
+) -> Result<Tensor> {
+    let width: usize = shape.iter().product();
+    if let Some(found) = vectors.width.filter(|w| *w != width) {
+        return Err(Error::data(format!(
+            "column '{column}' holds vectors of {found} values, the model was trained on {width}"
+        )));
+    }
+    vectors.settle(width);
+    scaling.encode_vectors(width, &mut vectors.values);
+    Ok(Tensor::Dense { width, values: vectors.values })
+}

@@ -1,0 +1,136 @@
+//! Scoring rows with a model.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+use firesteel_engine::{Loss, Mode, PlanConfig, Replica};
+use firesteel_error::Result;
+
+use crate::config::{Feature, Task};
+use crate::data::{Encoding, Reader, Tensor, Where};
+use crate::model::Model;
+
+/// Rows that a plan has room for; more go through in pieces.
+const ROWS: usize = 256;
+
+/// Scores rows; any number of threads may call it at once.
+#[derive(Debug)]
+pub struct Predictor {
+    model: Arc<Model>,
+    features: Vec<Feature>,
+    threads: usize,
+    /// Replicas that no call uses now: at most as many as calls ran at once.
+    idle: Mutex<Vec<Replica>>,
+}
+
+/// What a model says of the rows of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predictions {
+    /// Values a row.
+    pub outputs: usize,
+    /// `(rows, outputs)`: a logit a class, or one number in the label's unit. 0 for skipped rows.
+    pub values: Vec<f32>,
+    /// 1 for each row that is to be dropped, as the model was trained with `handle_invalid` skip; none if none is.
+    pub skipped: Option<Vec<u8>>,
+}
+
+impl Predictions {
+    /// Of a classification: the probability of each class, `(rows, classes)`.
+    pub fn probabilities(&self) -> Vec<f32> {
+        let mut probabilities = self.values.clone();
+        for row in probabilities.chunks_exact_mut(self.outputs.max(1)) {
+            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            row.iter_mut().for_each(|v| *v = (*v - most).exp());
+            let sum: f32 = row.iter().sum();
+            row.iter_mut().for_each(|v| *v /= sum);
+        }
+        probabilities
+    }
+}
+
+impl Predictor {
+    /// For a model; each call uses `threads` threads.
+    pub fn new(model: Arc<Model>, threads: usize) -> Predictor {
+        let feature = |encoding: &Encoding| Feature {
+            column: encoding.column().to_owned(),
+            shape: match encoding {
+                Encoding::Vector { shape, .. } => Some(shape.clone()),
+                _ => None,
+            },
+        };
+        let features = model.preprocessing.columns.iter().map(feature).collect();
+        Predictor { model, features, threads: threads.max(1), idle: Mutex::default() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Scores the rows of a batch, which has the model's feature columns and may have others.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the column, the row and what was found there.
+    pub fn predict(&self, batch: &RecordBatch) -> Result<Predictions> {
+        let preprocessing = &self.model.preprocessing;
+        let mut reader = Reader::new(&self.features, preprocessing.handle_invalid);
+        let keep = reader.push(batch, Where::Batch)?;
+        let rows = keep.as_ref().map_or(batch.num_rows(), |k| k.iter().filter(|k| **k).count());
+        let tensors = preprocessing.encode(std::mem::take(&mut reader.columns), rows)?;
+        let outputs = self.model.graph.output_len();
+        let mut values = vec![0.0; rows * outputs];
+        let mut replica = self.borrow()?;
+        let inputs: Vec<_> = tensors.iter().map(Tensor::view).collect();
+        replica.forward(rows, &inputs, &mut values)?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(replica);
+        let predictions = self.in_units(values);
+        Ok(match keep {
+            Some(keep) => spread(predictions, &keep),
+            None => predictions,
+        })
+    }
+
+    fn borrow(&self) -> Result<Replica> {
+        if let Some(replica) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(replica);
+        }
+        let config = PlanConfig {
+            rows: ROWS,
+            threads: self.threads,
+            mode: Mode::Auto,
+            loss: Loss::MeanSquaredError,
+            seed: 0,
+        };
+        let mut replica = Replica::new(self.model.graph.clone(), config)?;
+        replica.weights_mut().copy_from_slice(&self.model.weights);
+        replica.buffers_mut().copy_from_slice(&self.model.buffers);
+        Ok(replica)
+    }
+
+    /// From the network's outputs to what a caller reads.
+    fn in_units(&self, mut values: Vec<f32>) -> Predictions {
+        let outputs = self.model.info().outputs;
+        match self.model.task {
+            Task::Regression => {
+                let label = &self.model.label;
+                values.iter_mut().for_each(|v| *v = (f64::from(*v) * label.deviation + label.mean) as f32);
+            }
+            // One logit, of class 1: the softmax of 0 and it is its sigmoid.
+            Task::Classification if self.model.graph.output_len() == 1 => {
+                values = values.into_iter().flat_map(|logit| [0.0, logit]).collect();
+            }
+            Task::Classification => {}
+        }
+        Predictions { outputs, values, skipped: None }
+    }
+}
+
+/// Puts the predictions of kept rows back in their places.
+fn spread(kept: Predictions, keep: &[bool]) -> Predictions {
+    let mut values = vec![0.0; keep.len() * kept.outputs];
+    let places = values.chunks_exact_mut(kept.outputs).zip(keep).filter(|(_, keep)| **keep);
+    for ((place, _), row) in places.zip(kept.values.chunks_exact(kept.outputs)) {
+        place.copy_from_slice(row);
+    }
+    Predictions { values, skipped: Some(keep.iter().map(|k| u8::from(!k)).collect()), ..kept }
+}

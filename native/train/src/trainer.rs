@@ -1,0 +1,423 @@
+//! The loop.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use firesteel_comm::strategy::{self, Sharded, TableLayout, Update};
+use firesteel_comm::{Cancel, Fabric};
+use firesteel_engine::{Moments, PlanConfig, Replica, Sink, Totals};
+use firesteel_error::{Error, Kind, Result};
+use firesteel_model::Graph;
+use tracing::{info, info_span};
+
+use crate::checkpoint::{self, Best, Checkpoint, Progress, Vectors};
+use crate::config::{Task, TrainConfig};
+use crate::data::{Agreed, Gather, Prepared, Rows, Shard, prepare};
+use crate::event::{EpochRecord, Event};
+use crate::group::Group;
+use crate::model::{Label, Model};
+use crate::order::Order;
+use crate::params::LossName;
+use crate::schedule::learning_rate;
+use crate::validate::{Metric, Validation, Validator};
+
+/// Trains networks as a configuration says.
+#[derive(Clone, Debug)]
+pub struct Trainer {
+    config: TrainConfig,
+}
+
+/// One worker's side of one training.
+pub struct Session {
+    /// How it talks to the other workers.
+    pub fabric: Arc<dyn Fabric>,
+    /// The cores this worker has; used when the `threads` of the hyper-parameters are 0.
+    pub threads: usize,
+    /// Set by another thread to stop between two steps. The fabric has the same, to stop its waits.
+    pub cancel: Cancel,
+    /// A checkpoint to go on from. Rank 0's counts, others are not looked at.
+    pub resume: Option<Bytes>,
+}
+
+impl Trainer {
+    /// Checks a configuration.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the option, what was found and what was expected.
+    pub fn new(config: TrainConfig) -> Result<Trainer> {
+        config.check()?;
+        Ok(Trainer { config })
+    }
+
+    /// What it does.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Trains on the rows of all workers, who all call this; all get the same model. `shard` may be the error that
+    /// ended a worker's loading: then all end with it.
+    ///
+    /// `hear` is called between steps, on this thread.
+    ///
+    /// # Errors
+    /// `InvalidData` and `InvalidArgument` before the first step, the same on all workers; `Corrupt` for a checkpoint
+    /// that does not fit; `Diverged` naming epoch and step; `Cancelled`; those of the fabric.
+    pub fn fit(&self, shard: Result<Shard>, session: Session, hear: &mut dyn FnMut(Event)) -> Result<Model> {
+        let started = Instant::now();
+        let mut group = Group::new(session.fabric.clone());
+        let _span = info_span!("fit", rank = group.rank(), world = group.world()).entered();
+        let resume = self.resume(&mut group, session.resume)?;
+        let known = resume.as_ref().map(|c| c.agreed().clone());
+        let prepared = prepare(&mut group, &self.config, shard, known)?;
+        let threads =
+            if self.config.params.threads > 0 { self.config.params.threads } else { session.threads };
+        let mut fit = Fit::new(&self.config, group, prepared, threads.max(1), resume.as_ref())?;
+        hear(fit.started());
+        let outcome = fit.run(&session.cancel, hear);
+        if let Err(e) = &outcome
+            && !matches!(e.kind(), Kind::Diverged | Kind::PeerLost | Kind::Timeout)
+        {
+            // The others know nothing of it yet.
+            session.fabric.abort(&e.to_string());
+        }
+        let early = outcome?;
+        let Progress { epoch, step, .. } = fit.progress;
+        hear(Event::Finished { epochs: epoch, step, early, seconds: started.elapsed().as_secs_f64() });
+        fit.into_model()
+    }
+
+    /// Rank 0's checkpoint, everywhere.
+    fn resume(&self, group: &mut Group, mine: Option<Bytes>) -> Result<Option<Checkpoint>> {
+        let file = group.from_first(mine.unwrap_or_default())?;
+        if file.is_empty() {
+            return Ok(None);
+        }
+        Checkpoint::read(file, &self.config).map(Some)
+    }
+}
+
+/// The network for this data.
+fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
+    let outputs = match config.task {
+        Task::Classification if config.params.loss == LossName::BinaryCrossEntropy => 1,
+        Task::Classification => agreed.classes,
+        Task::Regression => 1,
+    };
+    let spec = config.network.build(agreed.preprocessing.inputs(), outputs)?;
+    let graph = Graph::new(&spec)?;
+    if graph.output_len() == outputs {
+        return Ok(Arc::new(graph));
+    }
+    let last = spec.layers.last().map_or("?", |l| l.name.as_str());
+    Err(Error::argument(format!(
+        "layer '{last}', the network's last, has {} outputs, expected {outputs} for the label column '{}'",
+        graph.output_len(),
+        config.data.label
+    )))
+}
+
+/// A training that runs.
+struct Fit<'a> {
+    config: &'a TrainConfig,
+    group: Group,
+    agreed: Agreed,
+    training: Rows,
+    validation: Rows,
+    /// The id of this worker's first training row.
+    first: u64,
+    /// Training rows of all workers.
+    rows: u64,
+    validation_rows: u64,
+    graph: Arc<Graph>,
+    replica: Replica,
+    sharded: Sharded,
+    moments: Moments,
+    gather: Gather,
+    validator: Validator,
+    progress: Progress,
+    /// Weights and buffers of the best epoch, where early stopping wants them.
+    best: Option<(Vec<f32>, Vec<f32>)>,
+    resumed_at: usize,
+}
+
+impl<'a> Fit<'a> {
+    fn new(
+        config: &'a TrainConfig,
+        group: Group,
+        prepared: Prepared,
+        threads: usize,
+        resume: Option<&Checkpoint>,
+    ) -> Result<Fit<'a>> {
+        let Prepared { agreed, training, validation, first, rows, validation_rows } = prepared;
+        let graph = graph(config, &agreed)?;
+        let plan = PlanConfig {
+            rows: training.len.min(config.params.batch_size.div_ceil(group.world())).max(1),
+            threads,
+            mode: config.mode(),
+            loss: config.loss(),
+            seed: config.params.seed as u64,
+        };
+        let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
+        let bucket = config.params.bucket_bytes / 4;
+        let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
+        let mut fit = Fit {
+            config,
+            replica: Replica::new(graph.clone(), plan)?,
+            moments: Moments::new(config.optimizer(), sharded.owned_len()),
+            gather: Gather::new(&training),
+            validator: validator(config, &agreed),
+            progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
+            best: None,
+            resumed_at: 0,
+            group,
+            agreed,
+            training,
+            validation,
+            first,
+            rows,
+            validation_rows,
+            graph,
+            sharded,
+        };
+        if let Some(checkpoint) = resume {
+            fit.go_on_from(checkpoint)?;
+        }
+        Ok(fit)
+    }
+
+    fn go_on_from(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let vectors = checkpoint.vectors(&self.graph, self.moments.slots().len())?;
+        self.replica.weights_mut().copy_from_slice(&vectors.weights);
+        self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
+        checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots);
+        self.best = vectors.best;
+        self.progress = checkpoint.progress().clone();
+        self.resumed_at = self.progress.epoch;
+        Ok(())
+    }
+
+    fn started(&self) -> Event {
+        Event::Started {
+            world: self.group.world(),
+            rows: self.rows,
+            validation_rows: self.validation_rows,
+            steps_per_epoch: self.steps_per_epoch(),
+            weights: self.graph.weight_count(),
+            resumed_at: self.resumed_at,
+        }
+    }
+
+    fn steps_per_epoch(&self) -> u64 {
+        self.rows.div_ceil(self.config.params.batch_size as u64)
+    }
+
+    /// All epochs; whether it stopped early.
+    fn run(&mut self, cancel: &Cancel, hear: &mut dyn FnMut(Event)) -> Result<bool> {
+        let mut picks = Vec::with_capacity(self.training.len);
+        while self.progress.epoch < self.config.params.epochs {
+            if self.is_out_of_patience() {
+                return Ok(true);
+            }
+            let epoch = self.progress.epoch + 1;
+            let _span = info_span!("epoch", epoch).entered();
+            let started = Instant::now();
+            let loss = self.epoch(epoch, &mut picks, cancel)?;
+            let training = started.elapsed().as_secs_f64();
+            self.average_buffers()?;
+            let validation = self.validate()?;
+            self.progress.epoch = epoch;
+            self.keep_best(epoch, validation);
+            let record = EpochRecord {
+                epoch,
+                step: self.progress.step,
+                loss,
+                validation_loss: validation.map(|v| v.loss),
+                metric: validation.map(|_| self.validator.metric.name().to_owned()),
+                validation_metric: validation.map(|v| v.metric),
+                samples_per_second: self.rows as f64 / training.max(1e-9),
+                seconds: started.elapsed().as_secs_f64(),
+            };
+            info!(epoch, step = record.step, loss, metric = record.validation_metric, "epoch ended");
+            self.progress.history.push(record.clone());
+            hear(Event::Epoch(record));
+            self.checkpoint(hear)?;
+        }
+        Ok(false)
+    }
+
+    /// One pass over all rows; the weighted mean of their losses.
+    fn epoch(&mut self, epoch: usize, picks: &mut Vec<(u64, u32)>, cancel: &Cancel) -> Result<f64> {
+        let batch = self.config.params.batch_size as u64;
+        let order = Order::new(self.rows, self.config.params.seed, epoch);
+        // `prepare` has checked that rows fit in an u32.
+        order.sorted(self.first, self.training.len as u32, picks);
+        let most = picks.chunk_by(|a, b| a.0 / batch == b.0 / batch).map(<[_]>::len).max().unwrap_or(0);
+        self.replica.reserve(most)?;
+        let steps = self.steps_per_epoch();
+        let mut sum = strategy::Totals::default();
+        let mut next = 0;
+        for nth in 0..steps {
+            if cancel.is_cancelled() {
+                return Err(Error::new(
+                    Kind::Cancelled,
+                    format!("training was cancelled in epoch {epoch}, step {nth}"),
+                ));
+            }
+            let first = nth * batch;
+            let end = next + picks[next..].partition_point(|(position, _)| *position < first + batch);
+            self.gather.fill(&self.training, &picks[next..end], first);
+            next = end;
+            let totals = self.step(steps * self.config.params.epochs as u64)?;
+            sum.loss += totals.loss;
+            sum.weight += totals.weight;
+            if !totals.loss.is_finite() {
+                let step = self.progress.step;
+                return Err(diverged(epoch, step, &format!("the loss is {}", totals.loss)));
+            }
+        }
+        if !self.replica.weights().iter().all(|w| w.is_finite()) {
+            return Err(diverged(epoch, self.progress.step, "a weight is no longer finite"));
+        }
+        Ok(sum.loss / sum.weight)
+    }
+
+    /// One update with the gathered rows; the totals of all workers.
+    fn step(&mut self, steps: u64) -> Result<strategy::Totals> {
+        let inputs = self.gather.inputs();
+        let batch = self.gather.batch(&inputs);
+        let round = self.group.next_round();
+        let mut sink = Overlap { sharded: &mut self.sharded, round };
+        self.replica.step(self.progress.step, &batch, &mut sink)?;
+        let rate = learning_rate(&self.config.params, self.progress.step, steps);
+        self.progress.step += 1;
+        let mut update = Apply { moments: &mut self.moments, learning_rate: rate, t: self.progress.step };
+        let parts = self.replica.parts();
+        self.sharded.finish(parts.weights, parts.gradient, parts.touched, &mut update)
+    }
+
+    /// Running statistics become the mean over workers, each counted by its rows.
+    fn average_buffers(&mut self) -> Result<()> {
+        if self.group.world() == 1 || self.graph.buffers_len() == 0 {
+            return Ok(());
+        }
+        let share = self.training.len as f32 / self.rows as f32;
+        let mut buffers: Vec<f32> = self.replica.buffers().iter().map(|b| b * share).collect();
+        self.group.sum(&mut buffers)?;
+        self.replica.buffers_mut().copy_from_slice(&buffers);
+        Ok(())
+    }
+
+    fn validate(&mut self) -> Result<Option<Validation>> {
+        if self.validation_rows == 0 {
+            return Ok(None);
+        }
+        self.validator.run(&mut self.group, &mut self.replica, &self.validation).map(Some)
+    }
+
+    fn keep_best(&mut self, epoch: usize, validation: Option<Validation>) {
+        let (Some(validation), true) = (validation, self.config.params.patience > 0) else { return };
+        let metric = validation.metric;
+        if self.progress.best.is_none_or(|best| self.validator.metric.better(metric, best.metric)) {
+            self.progress.best = Some(Best { epoch, metric });
+            self.best = Some((self.replica.weights().to_vec(), self.replica.buffers().to_vec()));
+        }
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        let patience = self.config.params.patience;
+        patience > 0 && self.progress.best.is_some_and(|best| self.progress.epoch >= best.epoch + patience)
+    }
+
+    /// Puts a checkpoint together on rank 0, when one is due.
+    fn checkpoint(&mut self, hear: &mut dyn FnMut(Event)) -> Result<()> {
+        let interval = self.config.params.checkpoint_interval;
+        if !self.config.checkpoints || interval == 0 || self.progress.epoch % interval != 0 {
+            return Ok(());
+        }
+        let state = checkpoint::owned_state(&self.sharded, &self.moments);
+        let Some(parts) = self.group.gather(state)? else { return Ok(()) };
+        let vectors = Vectors {
+            weights: self.replica.weights().to_vec(),
+            buffers: self.replica.buffers().to_vec(),
+            slots: checkpoint::join_state(parts, self.moments.slots().len(), self.graph.len())?,
+            best: self.best.clone(),
+        };
+        let bytes = checkpoint::write(self.config, &self.graph, &self.agreed, &self.progress, &vectors)?;
+        hear(Event::Checkpoint { epoch: self.progress.epoch, step: self.progress.step, bytes });
+        Ok(())
+    }
+
+    fn into_model(self) -> Result<Model> {
+        let (weights, buffers) =
+            self.best.unwrap_or_else(|| (self.replica.weights().to_vec(), self.replica.buffers().to_vec()));
+        let config = serde_json::to_value(self.config)
+            .map_err(|e| Error::internal(format!("a configuration cannot be written: {e}")))?;
+        Ok(Model {
+            task: self.config.task,
+            classes: self.agreed.classes,
+            label: Label {
+                column: self.config.data.label.clone(),
+                mean: self.agreed.label_mean,
+                deviation: self.agreed.label_deviation,
+            },
+            graph: self.graph,
+            weights,
+            buffers,
+            preprocessing: self.agreed.preprocessing,
+            history: self.progress.history,
+            config,
+        })
+    }
+}
+
+fn diverged(epoch: usize, step: u64, what: &str) -> Error {
+    Error::new(
+        Kind::Diverged,
+        format!("training diverged in epoch {epoch}, step {step}: {what}; a smaller learningRate may help"),
+    )
+}
+
+fn layout(table: &firesteel_model::Table) -> TableLayout {
+    TableLayout { range: table.range.clone(), rows: table.rows, dims: table.dims }
+}
+
+fn validator(config: &TrainConfig, agreed: &Agreed) -> Validator {
+    let metric = match (config.task, agreed.classes) {
+        (Task::Regression, _) => Metric::Rmse,
+        (Task::Classification, 2) => Metric::Auc,
+        (Task::Classification, _) => Metric::Accuracy,
+    };
+    Validator { metric, loss: config.loss(), unit: agreed.label_deviation }
+}
+
+/// Sends gradients while backward still runs.
+struct Overlap<'a> {
+    sharded: &'a mut Sharded,
+    round: u64,
+}
+
+impl Sink for Overlap<'_> {
+    fn forward_done(&mut self, totals: Totals) -> Result<()> {
+        self.sharded.begin(self.round, strategy::Totals { loss: totals.loss, weight: totals.weight });
+        Ok(())
+    }
+
+    fn ready(&mut self, range: Range<usize>, gradient: &[f32]) -> Result<()> {
+        self.sharded.ready(range, gradient)
+    }
+}
+
+/// The optimizer on what this worker owns.
+struct Apply<'a> {
+    moments: &'a mut Moments,
+    learning_rate: f32,
+    t: u64,
+}
+
+impl Update for Apply<'_> {
+    fn update(&mut self, at: usize, scale: f32, weights: &mut [f32], gradient_sum: &[f32]) {
+        self.moments.update(at, self.learning_rate, self.t, scale, weights, gradient_sum);
+    }
+}

@@ -1,0 +1,171 @@
+//! Metrics over the held-out rows of all workers.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use firesteel_engine::{Loss, Replica};
+use firesteel_error::{Error, Result};
+
+use crate::data::{Rows, Target};
+use crate::group::Group;
+use crate::metrics::{self, Mean};
+
+/// What the held-out rows say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Validation {
+    pub(crate) loss: f64,
+    pub(crate) metric: f64,
+}
+
+/// Which metric a training watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Metric {
+    Auc,
+    Accuracy,
+    Rmse,
+}
+
+impl Metric {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Metric::Auc => "auc",
+            Metric::Accuracy => "accuracy",
+            Metric::Rmse => "rmse",
+        }
+    }
+
+    /// Whether `a` is a better value than `b`.
+    pub(crate) fn better(self, a: f64, b: f64) -> bool {
+        match self {
+            Metric::Auc | Metric::Accuracy => a > b,
+            Metric::Rmse => a < b,
+        }
+    }
+}
+
+/// What is computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Validator {
+    pub(crate) metric: Metric,
+    pub(crate) loss: Loss,
+    /// In which a regression's label is measured.
+    pub(crate) unit: f64,
+}
+
+/// One worker's part.
+#[derive(Default)]
+struct Part {
+    loss: Mean,
+    /// Of correct rows, or of squared differences.
+    metric: Mean,
+    /// (score, whether class 1, weight), for AUC.
+    scores: Vec<(f32, bool, f32)>,
+}
+
+/// Bytes of a score on the wire.
+const SCORE: usize = 9;
+
+impl Validator {
+    /// Scores this worker's held-out rows and combines them with everyone's.
+    pub(crate) fn run(&self, group: &mut Group, replica: &mut Replica, rows: &Rows) -> Result<Validation> {
+        let outputs = replica.graph().output_len();
+        let mut values = vec![0.0; rows.len * outputs];
+        replica.forward(rows.len, &rows.views(), &mut values)?;
+        let part = self.part(rows, &values, outputs);
+        let parts = group.gather(part.to_bytes())?;
+        let combined = match parts {
+            None => Bytes::new(),
+            Some(parts) => self.combine(parts)?,
+        };
+        let mut combined = group.from_first(combined)?;
+        if combined.len() != 16 {
+            return Err(Error::corrupt(format!(
+                "rank 0 sent {} bytes of metrics, expected 16",
+                combined.len()
+            )));
+        }
+        Ok(Validation { loss: combined.get_f64_le(), metric: combined.get_f64_le() })
+    }
+
+    fn part(&self, rows: &Rows, values: &[f32], outputs: usize) -> Part {
+        let mut part = Part::default();
+        for (row, output) in values.chunks_exact(outputs).enumerate() {
+            let weight = rows.weight(row);
+            let (loss, metric) = match &rows.target {
+                Target::Classes(classes) => {
+                    let class = classes[row];
+                    if self.metric == Metric::Auc {
+                        let score = if outputs == 1 { output[0] } else { output[1] - output[0] };
+                        part.scores.push((score, class == 1, weight));
+                    }
+                    self.of_class(output, class as usize)
+                }
+                Target::Values(targets) => self.of_value(output[0], targets[row]),
+            };
+            part.loss.add(loss, f64::from(weight));
+            part.metric.add(metric, f64::from(weight));
+        }
+        part
+    }
+
+    fn of_class(&self, output: &[f32], class: usize) -> (f64, f64) {
+        if let [logit] = output {
+            let right = (*logit > 0.0) == (class == 1);
+            return (metrics::logistic_loss(*logit, class == 1), f64::from(u8::from(right)));
+        }
+        let right = metrics::largest(output) == class;
+        (metrics::softmax_loss(output, class), f64::from(u8::from(right)))
+    }
+
+    fn of_value(&self, output: f32, target: f32) -> (f64, f64) {
+        let difference = f64::from(output) - f64::from(target);
+        let square = difference * difference;
+        match self.loss {
+            Loss::Huber { delta } => (metrics::huber_loss(difference, f64::from(delta)), square),
+            _ => (square, square),
+        }
+    }
+
+    fn combine(&self, parts: Vec<Bytes>) -> Result<Bytes> {
+        let mut all = Part::default();
+        for (rank, part) in parts.into_iter().enumerate() {
+            all.take(rank, part)?;
+        }
+        let metric = match self.metric {
+            Metric::Auc => metrics::auc(&mut all.scores),
+            Metric::Accuracy => all.metric.value(),
+            Metric::Rmse => all.metric.value().sqrt() * self.unit,
+        };
+        let mut out = BytesMut::with_capacity(16);
+        out.put_f64_le(all.loss.value());
+        out.put_f64_le(metric);
+        Ok(out.freeze())
+    }
+}
+
+impl Part {
+    fn to_bytes(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(32 + SCORE * self.scores.len());
+        for mean in [self.loss, self.metric] {
+            let (sum, weight) = mean.parts();
+            out.put_f64_le(sum);
+            out.put_f64_le(weight);
+        }
+        for (score, class, weight) in &self.scores {
+            out.put_f32_le(*score);
+            out.put_u8(u8::from(*class));
+            out.put_f32_le(*weight);
+        }
+        out.freeze()
+    }
+
+    fn take(&mut self, rank: usize, mut part: Bytes) -> Result<()> {
+        if part.len() < 32 || (part.len() - 32) % SCORE != 0 {
+            return Err(Error::corrupt(format!("rank {rank} sent {} bytes of scores", part.len())));
+        }
+        self.loss.merge(Mean::from_parts(part.get_f64_le(), part.get_f64_le()));
+        self.metric.merge(Mean::from_parts(part.get_f64_le(), part.get_f64_le()));
+        while part.has_remaining() {
+            self.scores.push((part.get_f32_le(), part.get_u8() == 1, part.get_f32_le()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,2 @@
+//! Training from outside.
+#![allow(clippy::unwrap_used, clippy::panic)]
