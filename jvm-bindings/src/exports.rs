@@ -174,8 +174,10 @@ fn train_cancel<'l>(_: &mut Env<'l>, _: JClass<'l>, training: jlong) -> Outcome<
 }
 
 fn train_checkpoint<'l>(env: &mut Env<'l>, _: JClass<'l>, training: jlong) -> Outcome<JByteArray<'l>> {
-    let bytes = registry::get::<Training>(training)?.checkpoint()?;
-    array(env, &bytes, "checkpoint")
+    match registry::get::<Training>(training)?.checkpoint() {
+        Some(bytes) => array(env, &bytes, "checkpoint"),
+        None => Ok(JByteArray::null()),
+    }
 }
 
 fn train_files<'l>(

@@ -109,11 +109,8 @@ impl Training {
     }
 
     /// The latest checkpoint, which is given once.
-    ///
-    /// # Errors
-    /// `InvalidArgument` when there is none.
-    pub fn checkpoint(&self) -> Result<Vec<u8>> {
-        lock(&self.checkpoint).take().ok_or_else(|| Error::argument("there is no new checkpoint"))
+    pub fn checkpoint(&self) -> Option<Vec<u8>> {
+        lock(&self.checkpoint).take()
     }
 
     /// The names of the model's files, once training has ended.

@@ -121,13 +121,14 @@ private[ml] final class DistributedTraining(
   /** What to tell the user: the failure that came first, not the ones that followed from it. */
   private def cause(spark: Throwable, rendezvous: Rendezvous): Throwable =
     rendezvous.firstCause() match {
-      case Some(f) if f.exception == classOf[CancelledException].getName                 => spark
-      case Some(f) if f.exception.startsWith("firesteel.ml.") || f.exception == argument =>
-        // A lost worker's message names it already.
-        val message = if (f.message.startsWith(f.peer.toString)) f.message else s"${f.peer}: ${f.message}"
-        FiresteelException.named(f.exception, message, spark)
+      case Some(f) if f.exception == classOf[CancelledException].getName => spark
+      // Wrong data and arguments name their rank where it matters, a lost worker's message is about it.
+      case Some(f) if f.exception == argument || f.message.startsWith(f.peer.toString) =>
+        FiresteelException.named(f.exception, f.message, spark)
+      case Some(f) if f.exception.startsWith("firesteel.ml.") =>
+        FiresteelException.named(f.exception, s"${f.peer}: ${f.message}", spark)
       case _ if isStageLoss(spark) => new PeerLostException(spark.getMessage, spark)
-      case _                       => spark
+      case _ => spark
     }
 
   private def argument = classOf[IllegalArgumentException].getName
@@ -137,8 +138,7 @@ private[ml] final class DistributedTraining(
     case s: SparkException =>
       Option(s.getMessage).exists(m =>
         m.contains("Could not recover from a failed barrier ResultStage") &&
-          (m.contains("ExecutorLostFailure") || m.contains("FetchFailed"))
-      )
+          (m.contains("ExecutorLostFailure") || m.contains("FetchFailed")))
     case _ => false
   }
 }

@@ -1,8 +1,7 @@
 package firesteel.ml
 
-/** What fails in Firesteel, except wrong arguments and wrong data, which are
-  * `IllegalArgumentException`s as everywhere in Spark. `retryable` says whether running the same job again
-  * may succeed.
+/** What fails in Firesteel, except wrong arguments and wrong data, which are `IllegalArgumentException`s as
+  * everywhere in Spark. `retryable` says whether running the same job again may succeed.
   */
 class FiresteelException(message: String, cause: Throwable, val retryable: Boolean)
     extends RuntimeException(message, cause) {
@@ -10,7 +9,10 @@ class FiresteelException(message: String, cause: Throwable, val retryable: Boole
 }
 
 /** A stored model, checkpoint or message cannot be read: damaged, or of another version or shape. */
-final class CorruptException(message: String) extends FiresteelException(message)
+final class CorruptException(message: String, cause: Throwable)
+    extends FiresteelException(message, cause, retryable = false) {
+  def this(message: String) = this(message, null)
+}
 
 /** Another worker died or left. */
 final class PeerLostException(message: String, cause: Throwable)
@@ -19,47 +21,62 @@ final class PeerLostException(message: String, cause: Throwable)
 }
 
 /** A deadline passed. */
-final class TimeoutException(message: String) extends FiresteelException(message, null, retryable = true)
+final class TimeoutException(message: String, cause: Throwable)
+    extends FiresteelException(message, cause, retryable = true) {
+  def this(message: String) = this(message, null)
+}
 
 /** A peer did not prove that it knows the job's secret. */
-final class UnauthenticatedException(message: String) extends FiresteelException(message)
+final class UnauthenticatedException(message: String, cause: Throwable)
+    extends FiresteelException(message, cause, retryable = false) {
+  def this(message: String) = this(message, null)
+}
 
 /** The caller asked to stop. */
-final class CancelledException(message: String) extends FiresteelException(message)
+final class CancelledException(message: String, cause: Throwable)
+    extends FiresteelException(message, cause, retryable = false) {
+  def this(message: String) = this(message, null)
+}
 
 /** A loss or weight is no longer finite. */
-final class DivergedException(message: String) extends FiresteelException(message)
+final class DivergedException(message: String, cause: Throwable)
+    extends FiresteelException(message, cause, retryable = false) {
+  def this(message: String) = this(message, null)
+}
 
 /** The operating system refused: a file, a socket, memory. */
-final class NativeIOException(message: String) extends FiresteelException(message, null, retryable = true)
+final class NativeIOException(message: String, cause: Throwable)
+    extends FiresteelException(message, cause, retryable = true) {
+  def this(message: String) = this(message, null)
+}
 
 /** A bug in Firesteel. */
-final class InternalException(message: String) extends FiresteelException(message)
+final class InternalException(message: String, cause: Throwable)
+    extends FiresteelException(message, cause, retryable = false) {
+  def this(message: String) = this(message, null)
+}
 
 /** Exceptions by the name under which a worker reports them to the driver. */
 private[ml] object FiresteelException {
 
   /** The exception of a class name, as the driver throws it. */
-  def named(className: String, message: String, cause: Throwable): RuntimeException = {
-    val made = className match {
-      case "java.lang.IllegalArgumentException"    => new IllegalArgumentException(message)
-      case "firesteel.ml.CorruptException"         => new CorruptException(message)
-      case "firesteel.ml.PeerLostException"        => new PeerLostException(message)
-      case "firesteel.ml.TimeoutException"         => new TimeoutException(message)
-      case "firesteel.ml.UnauthenticatedException" => new UnauthenticatedException(message)
-      case "firesteel.ml.CancelledException"       => new CancelledException(message)
-      case "firesteel.ml.DivergedException"        => new DivergedException(message)
-      case "firesteel.ml.NativeIOException"        => new NativeIOException(message)
-      case "firesteel.ml.InternalException"        => new InternalException(message)
-      case other                                   => new FiresteelException(s"$other: $message")
+  def named(className: String, message: String, cause: Throwable): RuntimeException =
+    className.split('.').last match {
+      case "IllegalArgumentException" => new IllegalArgumentException(message, cause)
+      case "CorruptException" => new CorruptException(message, cause)
+      case "PeerLostException" => new PeerLostException(message, cause)
+      case "TimeoutException" => new TimeoutException(message, cause)
+      case "UnauthenticatedException" => new UnauthenticatedException(message, cause)
+      case "CancelledException" => new CancelledException(message, cause)
+      case "DivergedException" => new DivergedException(message, cause)
+      case "NativeIOException" => new NativeIOException(message, cause)
+      case "InternalException" => new InternalException(message, cause)
+      case other => new FiresteelException(s"$other: $message", cause, retryable = false)
     }
-    if (cause != null && made.getCause == null) made.initCause(cause)
-    made
-  }
 
   /** Whether running the same job again may help. */
   def isRetryable(e: Throwable): Boolean = e match {
     case ours: FiresteelException => ours.retryable
-    case _                        => false
+    case _ => false
   }
 }

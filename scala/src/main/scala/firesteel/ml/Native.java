@@ -52,7 +52,7 @@ final class Native {
   /** Asks training to stop; the next polls say when it has. */
   static native void trainCancel(long training);
 
-  /** The latest checkpoint. */
+  /** The latest checkpoint, or null when it was given before. */
   static native byte[] trainCheckpoint(long training);
 
   /** The names of the model's files, once training has ended. */

@@ -69,13 +69,19 @@ class NeuralClassificationModel private[ml] (override val uid: String, private[m
     ClassifierSchema.append(schema, $(rawPredictionCol), $(probabilityCol), $(predictionCol))
   }
 
+  private def names = Seq($(rawPredictionCol), $(probabilityCol), $(predictionCol))
+
+  override def transformSchema(schema: StructType): StructType = {
+    // Spark's own adds attributes and shuffles the columns.
+    val described = super.transformSchema(schema)
+    StructType(schema.fields ++ names.filter(_.nonEmpty).map(described(_)))
+  }
+
   override def transform(dataset: Dataset[_]): DataFrame = {
     val schema = transformSchema(dataset.schema, logging = true)
-    val names = Seq($(rawPredictionCol), $(probabilityCol), $(predictionCol))
     val limits = if (isDefined(thresholds)) Some($(thresholds)) else None
     limits.foreach(t =>
-      require(t.length == numClasses, s"thresholds has ${t.length} values, the model has $numClasses classes")
-    )
+      Demand(t.length == numClasses, s"thresholds has ${t.length} values, the model has $numClasses classes"))
     val results = names.filter(_.nonEmpty).map(schema(_))
     if (results.isEmpty) dataset.toDF()
     else

@@ -24,13 +24,19 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWri
   lazy val history: Seq[EpochRecord] =
     files.json("history.json").elements().asScala.map(EpochRecord.read).toSeq
 
+  /** What [[history]] holds, for Python. */
+  def historyJson: String = files.json("history.json").toString
+
+  /** The network with the inputs and the head that the data gave it, as JSON. */
+  def specJson: String = files.json("spec.json").toString
+
   def setFeaturesCols(value: Array[String]): this.type = set(featuresCols, value)
 
   /** Appends `results`, which `columns` makes of the network's outputs, when the plan runs. */
   private[ml] def score(dataset: Dataset[_], results: Seq[StructField], columns: ResultColumns): DataFrame = {
     val inputs = featureColumns(dataset.schema)
     val trained = info.features
-    require(
+    Demand(
       inputs.length == trained.length,
       s"the model was trained on ${trained.length} feature columns (${trained.mkString(", ")}), " +
         s"not ${inputs.length} (${inputs.map(_.name).mkString(", ")})"
@@ -45,7 +51,7 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWri
 
   /** The network's outputs for one vector; slow next to `transform`. */
   private[ml] def outputs(features: Vector): Array[Double] = synchronized {
-    require(
+    Demand(
       info.features.length == 1,
       s"a single vector cannot be scored: the model reads ${info.features.length} columns; use transform"
     )

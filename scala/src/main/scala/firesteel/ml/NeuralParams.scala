@@ -1,4 +1,4 @@
-// Generated from native/train/src/params.rs by `firesteel generate`; do not edit.
+// Generated from native/train/src/params.rs by `make generate`; do not edit.
 package firesteel.ml
 
 import com.fasterxml.jackson.databind.node.ObjectNode
@@ -6,137 +6,344 @@ import org.apache.spark.ml.param._
 
 /** The hyper-parameters of the estimators. */
 trait NeuralParams extends Params {
-  /** Passes over the training rows. */
-  final val epochs: IntParam = new IntParam(this, "epochs", "Passes over the training rows.", ParamValidators.gtEq(1))
+
+  /** Passes over the training rows.
+    * @group param
+    */
+  final val epochs: IntParam = new IntParam(
+    this,
+    "epochs",
+    "passes over the training rows",
+    ParamValidators.gtEq(1))
+
+  /** @group getParam */
   final def getEpochs: Int = $(epochs)
 
-  /** Rows of one step, over all workers. */
-  final val batchSize: IntParam = new IntParam(this, "batchSize", "Rows of one step, over all workers.", ParamValidators.gtEq(1))
+  /** Rows of one step, over all workers.
+    * @group param
+    */
+  final val batchSize: IntParam = new IntParam(
+    this,
+    "batchSize",
+    "rows of one step, over all workers",
+    ParamValidators.gtEq(1))
+
+  /** @group getParam */
   final def getBatchSize: Int = $(batchSize)
 
-  /** Size of a step. */
-  final val learningRate: DoubleParam = new DoubleParam(this, "learningRate", "Size of a step.", ParamValidators.gt(0.0))
+  /** Size of a step.
+    * @group param
+    */
+  final val learningRate: DoubleParam = new DoubleParam(
+    this,
+    "learningRate",
+    "size of a step",
+    ParamValidators.gt(0))
+
+  /** @group getParam */
   final def getLearningRate: Double = $(learningRate)
 
-  /** How weights follow gradients. */
-  final val optimizer: Param[String] = new Param[String](this, "optimizer", "How weights follow gradients.", ParamValidators.inArray(Array("adam", "adamw", "sgd")))
+  /** How weights follow gradients.
+    * @group param
+    */
+  final val optimizer: Param[String] = new Param[String](
+    this,
+    "optimizer",
+    "how weights follow gradients",
+    ParamValidators.inArray(Array("adam", "adamw", "sgd")))
+
+  /** @group getParam */
   final def getOptimizer: String = $(optimizer)
 
-  /** Of sgd: the part of the last step that is kept. */
-  final val momentum: DoubleParam = new DoubleParam(this, "momentum", "Of sgd: the part of the last step that is kept.", ParamValidators.inRange(0.0, 1.0, lowerInclusive = true, upperInclusive = false))
+  /** How much of its last step sgd repeats.
+    * @group param
+    */
+  final val momentum: DoubleParam = new DoubleParam(
+    this,
+    "momentum",
+    "how much of its last step sgd repeats",
+    ParamValidators.inRange(0, 1, true, false))
+
+  /** @group getParam */
   final def getMomentum: Double = $(momentum)
 
-  /** Of sgd: look ahead; needs a momentum. */
-  final val nesterov: BooleanParam = new BooleanParam(this, "nesterov", "Of sgd: look ahead; needs a momentum.")
+  /** Whether sgd looks ahead along its momentum.
+    * @group param
+    */
+  final val nesterov: BooleanParam = new BooleanParam(
+    this,
+    "nesterov",
+    "whether sgd looks ahead along its momentum")
+
+  /** @group getParam */
   final def getNesterov: Boolean = $(nesterov)
 
-  /** Of adam and adamw: decay of the first moment. */
-  final val beta1: DoubleParam = new DoubleParam(this, "beta1", "Of adam and adamw: decay of the first moment.", ParamValidators.inRange(0.0, 1.0, lowerInclusive = true, upperInclusive = false))
-  final def getBeta1: Double = $(beta1)
+  /** How strongly weights are pulled to zero.
+    * @group param
+    */
+  final val weightDecay: DoubleParam = new DoubleParam(
+    this,
+    "weightDecay",
+    "how strongly weights are pulled to zero",
+    ParamValidators.gtEq(0))
 
-  /** Of adam and adamw: decay of the second moment. */
-  final val beta2: DoubleParam = new DoubleParam(this, "beta2", "Of adam and adamw: decay of the second moment.", ParamValidators.inRange(0.0, 1.0, lowerInclusive = true, upperInclusive = false))
-  final def getBeta2: Double = $(beta2)
-
-  /** Of adam and adamw: added to the root of the second moment. */
-  final val epsilon: DoubleParam = new DoubleParam(this, "epsilon", "Of adam and adamw: added to the root of the second moment.", ParamValidators.gt(0.0))
-  final def getEpsilon: Double = $(epsilon)
-
-  /** Pulls weights towards zero. */
-  final val weightDecay: DoubleParam = new DoubleParam(this, "weightDecay", "Pulls weights towards zero.", ParamValidators.gtEq(0.0))
+  /** @group getParam */
   final def getWeightDecay: Double = $(weightDecay)
 
-  /** How the learning rate falls to zero over the training. */
-  final val schedule: Param[String] = new Param[String](this, "schedule", "How the learning rate falls to zero over the training.", ParamValidators.inArray(Array("constant", "cosine", "linear")))
+  /** Decay of the mean gradient of adam and adamw.
+    * @group param
+    */
+  final val beta1: DoubleParam = new DoubleParam(
+    this,
+    "beta1",
+    "decay of the mean gradient of adam and adamw",
+    ParamValidators.inRange(0, 1, true, false))
+
+  /** @group getParam */
+  final def getBeta1: Double = $(beta1)
+
+  /** Decay of the mean squared gradient of adam and adamw.
+    * @group param
+    */
+  final val beta2: DoubleParam = new DoubleParam(
+    this,
+    "beta2",
+    "decay of the mean squared gradient of adam and adamw",
+    ParamValidators.inRange(0, 1, true, false))
+
+  /** @group getParam */
+  final def getBeta2: Double = $(beta2)
+
+  /** Keeps adam and adamw from dividing by zero.
+    * @group param
+    */
+  final val epsilon: DoubleParam = new DoubleParam(
+    this,
+    "epsilon",
+    "keeps adam and adamw from dividing by zero",
+    ParamValidators.gt(0))
+
+  /** @group getParam */
+  final def getEpsilon: Double = $(epsilon)
+
+  /** How the learning rate changes after its warm-up.
+    * @group param
+    */
+  final val schedule: Param[String] = new Param[String](
+    this,
+    "schedule",
+    "how the learning rate changes after its warm-up",
+    ParamValidators.inArray(Array("constant", "cosine", "linear")))
+
+  /** @group getParam */
   final def getSchedule: String = $(schedule)
 
-  /** Steps over which the learning rate rises from zero. */
-  final val warmupSteps: IntParam = new IntParam(this, "warmupSteps", "Steps over which the learning rate rises from zero.", ParamValidators.gtEq(0))
+  /** Steps in which the learning rate rises from 0.
+    * @group param
+    */
+  final val warmupSteps: IntParam = new IntParam(
+    this,
+    "warmupSteps",
+    "steps in which the learning rate rises from 0",
+    ParamValidators.gtEq(0))
+
+  /** @group getParam */
   final def getWarmupSteps: Int = $(warmupSteps)
 
-  /** What is minimised; auto takes softmax cross-entropy for classes and the mean squared error for values. */
-  final val loss: Param[String] = new Param[String](this, "loss", "What is minimised; auto takes softmax cross-entropy for classes and the mean squared error for values.", ParamValidators.inArray(Array("auto", "softmax_cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")))
+  /** What is minimised; auto chooses by the task.
+    * @group param
+    */
+  final val loss: Param[String] = new Param[String](
+    this,
+    "loss",
+    "what is minimised; auto chooses by the task",
+    ParamValidators.inArray(Array("auto", "softmax_cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")))
+
+  /** @group getParam */
   final def getLoss: String = $(loss)
 
-  /** Of huber: where it turns linear, in standard deviations of the label. */
-  final val huberDelta: DoubleParam = new DoubleParam(this, "huberDelta", "Of huber: where it turns linear, in standard deviations of the label.", ParamValidators.gt(0.0))
+  /** Where the huber loss turns linear, in standard deviations of the label.
+    * @group param
+    */
+  final val huberDelta: DoubleParam = new DoubleParam(
+    this,
+    "huberDelta",
+    "where the huber loss turns linear, in standard deviations of the label",
+    ParamValidators.gt(0))
+
+  /** @group getParam */
   final def getHuberDelta: Double = $(huberDelta)
 
-  /** Numbers to mean 0 and deviation 1: each feature by itself, each vector column as a whole, or not at all. */
-  final val standardization: Param[String] = new Param[String](this, "standardization", "Numbers to mean 0 and deviation 1: each feature by itself, each vector column as a whole, or not at all.", ParamValidators.inArray(Array("per_feature", "per_column", "none")))
-  final def getStandardization: String = $(standardization)
+  /** Draws initial weights, order of rows, held-out rows and dropout.
+    * @group param
+    */
+  final val seed: LongParam = new LongParam(
+    this,
+    "seed",
+    "draws initial weights, order of rows, held-out rows and dropout")
 
-  /** Rows with a NULL, NaN or infinite feature: refuse, leave out, or take the mean instead. */
-  final val handleInvalid: Param[String] = new Param[String](this, "handleInvalid", "Rows with a NULL, NaN or infinite feature: refuse, leave out, or take the mean instead.", ParamValidators.inArray(Array("error", "skip", "keep")))
-  final def getHandleInvalid: String = $(handleInvalid)
-
-  /** Most frequent values of a string column that get an embedding of their own. */
-  final val maxCategories: IntParam = new IntParam(this, "maxCategories", "Most frequent values of a string column that get an embedding of their own.", ParamValidators.gtEq(1))
-  final def getMaxCategories: Int = $(maxCategories)
-
-  /** Rarer values of a string column share the embedding of unknown ones. */
-  final val minCategoryCount: IntParam = new IntParam(this, "minCategoryCount", "Rarer values of a string column share the embedding of unknown ones.", ParamValidators.gtEq(1))
-  final def getMinCategoryCount: Int = $(minCategoryCount)
-
-  /** Part of the rows that is held out for validation. */
-  final val validationFraction: DoubleParam = new DoubleParam(this, "validationFraction", "Part of the rows that is held out for validation.", ParamValidators.inRange(0.0, 1.0, lowerInclusive = true, upperInclusive = false))
-  final def getValidationFraction: Double = $(validationFraction)
-
-  /** Epochs without a better validation metric before training stops, keeping the best weights; 0 never stops. */
-  final val patience: IntParam = new IntParam(this, "patience", "Epochs without a better validation metric before training stops, keeping the best weights; 0 never stops.", ParamValidators.gtEq(0))
-  final def getPatience: Int = $(patience)
-
-  /** Epochs between checkpoints, when there is a place for them. */
-  final val checkpointInterval: IntParam = new IntParam(this, "checkpointInterval", "Epochs between checkpoints, when there is a place for them.", ParamValidators.gtEq(1))
-  final def getCheckpointInterval: Int = $(checkpointInterval)
-
-  /** Draws weights, the order of rows, validation rows and dropout. */
-  final val seed: LongParam = new LongParam(this, "seed", "Draws weights, the order of rows, validation rows and dropout.")
+  /** @group getParam */
   final def getSeed: Long = $(seed)
 
-  /** Threads of a worker; 0 takes the cores that its task has. */
-  final val threads: IntParam = new IntParam(this, "threads", "Threads of a worker; 0 takes the cores that its task has.", ParamValidators.gtEq(0))
-  final def getThreads: Int = $(threads)
+  /** Which values share a mean and a deviation; auto takes an image as a whole, else each feature.
+    * @group param
+    */
+  final val standardization: Param[String] = new Param[String](
+    this,
+    "standardization",
+    "which values share a mean and a deviation; auto takes an image as a whole, else each feature",
+    ParamValidators.inArray(Array("auto", "per_feature", "per_column", "none")))
 
-  /** Few samples through all layers in cache, each layer on the whole batch, or what suits the network. */
-  final val mode: Param[String] = new Param[String](this, "mode", "Few samples through all layers in cache, each layer on the whole batch, or what suits the network.", ParamValidators.inArray(Array("auto", "tiled", "wide")))
+  /** @group getParam */
+  final def getStandardization: String = $(standardization)
+
+  /** What becomes of a row with a NULL, NaN or infinite feature: error, skip the row, keep it with the mean.
+    * @group param
+    */
+  final val handleInvalid: Param[String] = new Param[String](
+    this,
+    "handleInvalid",
+    "what becomes of a row with a NULL, NaN or infinite feature: error, skip the row, keep it with the mean",
+    ParamValidators.inArray(Array("error", "skip", "keep")))
+
+  /** @group getParam */
+  final def getHandleInvalid: String = $(handleInvalid)
+
+  /** Rows a string must occur in to get a category of its own.
+    * @group param
+    */
+  final val minCategoryCount: IntParam = new IntParam(
+    this,
+    "minCategoryCount",
+    "rows a string must occur in to get a category of its own",
+    ParamValidators.gtEq(1))
+
+  /** @group getParam */
+  final def getMinCategoryCount: Int = $(minCategoryCount)
+
+  /** Most categories of a string column; rarer ones share one.
+    * @group param
+    */
+  final val maxCategories: IntParam = new IntParam(
+    this,
+    "maxCategories",
+    "most categories of a string column; rarer ones share one",
+    ParamValidators.gtEq(1))
+
+  /** @group getParam */
+  final def getMaxCategories: Int = $(maxCategories)
+
+  /** Part of the rows held out for validation, chosen by the seed.
+    * @group param
+    */
+  final val validationFraction: DoubleParam = new DoubleParam(
+    this,
+    "validationFraction",
+    "part of the rows held out for validation, chosen by the seed",
+    ParamValidators.inRange(0, 1, true, false))
+
+  /** @group getParam */
+  final def getValidationFraction: Double = $(validationFraction)
+
+  /** Epochs without a better validation metric before training stops with the best weights; 0 never stops.
+    * @group param
+    */
+  final val patience: IntParam = new IntParam(
+    this,
+    "patience",
+    "epochs without a better validation metric before training stops with the best weights; 0 never stops",
+    ParamValidators.gtEq(0))
+
+  /** @group getParam */
+  final def getPatience: Int = $(patience)
+
+  /** How a plan uses its threads.
+    * @group param
+    */
+  final val mode: Param[String] = new Param[String](
+    this,
+    "mode",
+    "how a plan uses its threads",
+    ParamValidators.inArray(Array("auto", "tiled", "wide")))
+
+  /** @group getParam */
   final def getMode: String = $(mode)
 
-  /** Gradients travel in messages of about this size. */
-  final val bucketBytes: IntParam = new IntParam(this, "bucketBytes", "Gradients travel in messages of about this size.", ParamValidators.gtEq(64))
+  /** Threads of a worker; 0 takes the cores its task has.
+    * @group param
+    */
+  final val threads: IntParam = new IntParam(
+    this,
+    "threads",
+    "threads of a worker; 0 takes the cores its task has",
+    ParamValidators.gtEq(0))
+
+  /** @group getParam */
+  final def getThreads: Int = $(threads)
+
+  /** Bytes of gradient that travel together.
+    * @group param
+    */
+  final val bucketBytes: IntParam = new IntParam(
+    this,
+    "bucketBytes",
+    "bytes of gradient that travel together",
+    ParamValidators.gtEq(64))
+
+  /** @group getParam */
   final def getBucketBytes: Int = $(bucketBytes)
 
-  /** A worker that is not heard of for this long is lost. */
-  final val timeoutSeconds: DoubleParam = new DoubleParam(this, "timeoutSeconds", "A worker that is not heard of for this long is lost.", ParamValidators.gt(0.0))
+  /** A worker that says nothing for so long is lost.
+    * @group param
+    */
+  final val timeoutSeconds: DoubleParam = new DoubleParam(
+    this,
+    "timeoutSeconds",
+    "a worker that says nothing for so long is lost",
+    ParamValidators.gt(0))
+
+  /** @group getParam */
   final def getTimeoutSeconds: Double = $(timeoutSeconds)
+
+  /** Epochs between checkpoints, where they are kept; 0 makes none.
+    * @group param
+    */
+  final val checkpointInterval: IntParam = new IntParam(
+    this,
+    "checkpointInterval",
+    "epochs between checkpoints, where they are kept; 0 makes none",
+    ParamValidators.gtEq(0))
+
+  /** @group getParam */
+  final def getCheckpointInterval: Int = $(checkpointInterval)
 
   setDefault(
     epochs -> 10,
     batchSize -> 256,
-    learningRate -> 1e-3,
+    learningRate -> 0.001,
     optimizer -> "adam",
     momentum -> 0.0,
     nesterov -> false,
+    weightDecay -> 0.0,
     beta1 -> 0.9,
     beta2 -> 0.999,
     epsilon -> 1e-8,
-    weightDecay -> 0.0,
     schedule -> "constant",
     warmupSteps -> 0,
     loss -> "auto",
     huberDelta -> 1.0,
-    standardization -> "per_feature",
+    seed -> 42L,
+    standardization -> "auto",
     handleInvalid -> "error",
-    maxCategories -> 100000,
     minCategoryCount -> 1,
+    maxCategories -> 100000,
     validationFraction -> 0.0,
     patience -> 0,
-    checkpointInterval -> 1,
-    seed -> 42L,
-    threads -> 0,
     mode -> "auto",
+    threads -> 0,
     bucketBytes -> 1048576,
-    timeoutSeconds -> 60.0)
+    timeoutSeconds -> 300.0,
+    checkpointInterval -> 1)
 
   /** As the native library reads them. */
   private[ml] def hyperParameters: ObjectNode = {
@@ -147,56 +354,108 @@ trait NeuralParams extends Params {
     json.put("optimizer", $(optimizer))
     json.put("momentum", $(momentum))
     json.put("nesterov", $(nesterov))
+    json.put("weight_decay", $(weightDecay))
     json.put("beta1", $(beta1))
     json.put("beta2", $(beta2))
     json.put("epsilon", $(epsilon))
-    json.put("weight_decay", $(weightDecay))
     json.put("schedule", $(schedule))
     json.put("warmup_steps", $(warmupSteps))
     json.put("loss", $(loss))
     json.put("huber_delta", $(huberDelta))
+    json.put("seed", $(seed))
     json.put("standardization", $(standardization))
     json.put("handle_invalid", $(handleInvalid))
-    json.put("max_categories", $(maxCategories))
     json.put("min_category_count", $(minCategoryCount))
+    json.put("max_categories", $(maxCategories))
     json.put("validation_fraction", $(validationFraction))
     json.put("patience", $(patience))
-    json.put("checkpoint_interval", $(checkpointInterval))
-    json.put("seed", $(seed))
-    json.put("threads", $(threads))
     json.put("mode", $(mode))
+    json.put("threads", $(threads))
     json.put("bucket_bytes", $(bucketBytes))
     json.put("timeout_seconds", $(timeoutSeconds))
+    json.put("checkpoint_interval", $(checkpointInterval))
     json
   }
 }
 
 /** Their setters, for estimators. */
 trait NeuralParamSetters extends NeuralParams {
+
+  /** @group setParam */
   def setEpochs(value: Int): this.type = set(epochs, value)
+
+  /** @group setParam */
   def setBatchSize(value: Int): this.type = set(batchSize, value)
+
+  /** @group setParam */
   def setLearningRate(value: Double): this.type = set(learningRate, value)
+
+  /** @group setParam */
   def setOptimizer(value: String): this.type = set(optimizer, value)
+
+  /** @group setParam */
   def setMomentum(value: Double): this.type = set(momentum, value)
+
+  /** @group setParam */
   def setNesterov(value: Boolean): this.type = set(nesterov, value)
-  def setBeta1(value: Double): this.type = set(beta1, value)
-  def setBeta2(value: Double): this.type = set(beta2, value)
-  def setEpsilon(value: Double): this.type = set(epsilon, value)
+
+  /** @group setParam */
   def setWeightDecay(value: Double): this.type = set(weightDecay, value)
+
+  /** @group setParam */
+  def setBeta1(value: Double): this.type = set(beta1, value)
+
+  /** @group setParam */
+  def setBeta2(value: Double): this.type = set(beta2, value)
+
+  /** @group setParam */
+  def setEpsilon(value: Double): this.type = set(epsilon, value)
+
+  /** @group setParam */
   def setSchedule(value: String): this.type = set(schedule, value)
+
+  /** @group setParam */
   def setWarmupSteps(value: Int): this.type = set(warmupSteps, value)
+
+  /** @group setParam */
   def setLoss(value: String): this.type = set(loss, value)
+
+  /** @group setParam */
   def setHuberDelta(value: Double): this.type = set(huberDelta, value)
-  def setStandardization(value: String): this.type = set(standardization, value)
-  def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
-  def setMaxCategories(value: Int): this.type = set(maxCategories, value)
-  def setMinCategoryCount(value: Int): this.type = set(minCategoryCount, value)
-  def setValidationFraction(value: Double): this.type = set(validationFraction, value)
-  def setPatience(value: Int): this.type = set(patience, value)
-  def setCheckpointInterval(value: Int): this.type = set(checkpointInterval, value)
+
+  /** @group setParam */
   def setSeed(value: Long): this.type = set(seed, value)
-  def setThreads(value: Int): this.type = set(threads, value)
+
+  /** @group setParam */
+  def setStandardization(value: String): this.type = set(standardization, value)
+
+  /** @group setParam */
+  def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
+
+  /** @group setParam */
+  def setMinCategoryCount(value: Int): this.type = set(minCategoryCount, value)
+
+  /** @group setParam */
+  def setMaxCategories(value: Int): this.type = set(maxCategories, value)
+
+  /** @group setParam */
+  def setValidationFraction(value: Double): this.type = set(validationFraction, value)
+
+  /** @group setParam */
+  def setPatience(value: Int): this.type = set(patience, value)
+
+  /** @group setParam */
   def setMode(value: String): this.type = set(mode, value)
+
+  /** @group setParam */
+  def setThreads(value: Int): this.type = set(threads, value)
+
+  /** @group setParam */
   def setBucketBytes(value: Int): this.type = set(bucketBytes, value)
+
+  /** @group setParam */
   def setTimeoutSeconds(value: Double): this.type = set(timeoutSeconds, value)
+
+  /** @group setParam */
+  def setCheckpointInterval(value: Int): this.type = set(checkpointInterval, value)
 }

@@ -38,18 +38,24 @@ trait NeuralColumns extends HasFeaturesCol with HasLabelCol with HasPredictionCo
   private[ml] def featureColumns(schema: StructType): Seq[InputColumn] = {
     val names = featureNames
     val twice = names.diff(names.distinct)
-    require(twice.isEmpty, s"featuresCols names column ${twice.head} twice")
+    Demand(twice.isEmpty, s"featuresCols names column ${twice.head} twice")
     val columns = names.map { name =>
       val field = NeuralColumns.field(schema, name, "feature")
       InputColumn(name, field.dataType, schema.fieldIndex(field.name))
     }
     if ($(inputShape).nonEmpty)
-      require(
+      Demand(
         columns.length == 1 && columns.head.kind == ColumnKind.Vector,
         s"inputShape needs one vector column, the features are ${names.mkString(", ")}"
       )
     columns
   }
+}
+
+/** `require` without its prefix: these messages are for users. */
+private[ml] object Demand {
+  def apply(holds: Boolean, message: => String): Unit =
+    if (!holds) throw new IllegalArgumentException(message)
 }
 
 private[ml] object NeuralColumns {
@@ -68,7 +74,7 @@ private[ml] object NeuralColumns {
   def number(schema: StructType, name: String, role: String, hint: String): InputColumn = {
     val f = field(schema, name, role)
     val isNumber = ColumnKind.of(f.dataType).exists(k => k == ColumnKind.Double || k == ColumnKind.Float)
-    require(isNumber, s"the $role column $name has type ${f.dataType.simpleString}, not a number$hint")
+    Demand(isNumber, s"the $role column $name has type ${f.dataType.simpleString}, not a number$hint")
     InputColumn(name, f.dataType, schema.fieldIndex(f.name))
   }
 
@@ -76,7 +82,7 @@ private[ml] object NeuralColumns {
   def append(schema: StructType, name: String, dataType: DataType): StructType =
     if (name.isEmpty) schema
     else {
-      require(!schema.fieldNames.contains(name), s"the output column $name already exists")
+      Demand(!schema.fieldNames.contains(name), s"the output column $name already exists")
       schema.add(StructField(name, dataType, nullable = false))
     }
 }

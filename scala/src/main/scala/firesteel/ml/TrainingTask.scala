@@ -122,7 +122,10 @@ private[ml] final class TrainingTask(job: Job) {
   private def hear(line: String, training: Handle, driver: RendezvousClient): Unit = if (rank == 0) {
     val event = Wire.json.readTree(line)
     if (event.path("event").asText() == "checkpoint")
-      job.checkpoint.foreach(_.write(Native.trainCheckpoint(training.value), job.hadoop.value))
+      // Several may have been made since the last poll; the first to ask gets the latest.
+      Option(Native.trainCheckpoint(training.value)).foreach { bytes =>
+        job.checkpoint.foreach(_.write(bytes, job.hadoop.value))
+      }
     else driver.event(event)
   }
 }

@@ -68,7 +68,7 @@ class ClassifierSuite extends SparkSuite {
   }
 
   test("thresholds shift the prediction") {
-    val shifted = model.copy(ParamMap.empty).setThresholds(Array(1e-9, 1.0))
+    val shifted = model.copy(ParamMap.empty).setThresholds(Array(0.0, 1.0))
     assert(shifted.transform(data).filter("prediction = 1").count() < 20)
   }
 
@@ -96,7 +96,9 @@ class ClassifierSuite extends SparkSuite {
     val m = new NeuralClassifier()
       .setFeaturesCols("word", "even", "noise")
       .setNetwork(Tabular(Seq(16)))
-      .setEpochs(5)
+      .setEpochs(10)
+      .setBatchSize(32)
+      .setLearningRate(0.01)
       .setShowProgress(false)
       .fit(mixed)
     assert(accuracy(m.transform(mixed).filter("word is not null")) > 0.99)

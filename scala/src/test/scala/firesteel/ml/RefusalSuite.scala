@@ -79,7 +79,7 @@ class RefusalSuite extends SparkSuite {
   }
 
   test("a network that does not suit the data") {
-    names(refusal(quick.setNetwork(Lenet5).fit(data)), "lenet5 reads one image")
+    names(refusal(quick.setNetwork(Lenet5).fit(data)), "lenet5 reads an image")
     names(refusal(quick.setNetwork("""{"mlp": 3}""").fit(data)), "the network is not valid")
   }
 
@@ -93,10 +93,10 @@ class RefusalSuite extends SparkSuite {
   }
 
   test("fewer rows than workers is no error") {
-    val two = data.limit(1).union(data.filter("id = 5"))
-    assert(quick.setNumWorkers(2).fit(two).transform(data).count() == 200)
-    val one = data.filter("id = 5")
-    assert(quick.setNumWorkers(2).fit(one).transform(data).count() == 200)
+    val two = data.filter("label = 1").limit(1).union(data.filter("label = 0").limit(1))
+    assert(quick.setNumWorkers(2).fit(two.coalesce(1)).transform(data).count() == 200)
+    val regressor = new NeuralRegressor().setFeaturesCols("a").setNumWorkers(2).setEpochs(1)
+    assert(regressor.setShowProgress(false).fit(data.filter("id = 5")).transform(data).count() == 200)
   }
 
   test("a checkpoint of another shape") {
@@ -113,8 +113,10 @@ class RefusalSuite extends SparkSuite {
     val message = intercept[RuntimeException](other.fit(data)).getMessage
     names(message, "32", "33")
     // The right network goes on from it, and a fit that ends well removes it.
-    val m = quick.setEpochs(5).setCheckpointDir(folder.toString).fit(data)
-    assert(m.history.map(_.epoch) == (1 to 5))
+    val heard = scala.collection.mutable.ArrayBuffer.empty[Int]
+    val again = quick.setEpochs(500).setCheckpointDir(folder.toString).addListener(e => heard += e.epoch)
+    assert(again.fit(data).history.map(_.epoch) == (1 to 500))
+    assert(heard.head > 3 && heard.last == 500)
     assert(!folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
   }
 
