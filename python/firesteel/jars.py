@@ -11,8 +11,8 @@ __all__ = ["jar_path"]
 def jar_path() -> str:
     """The path of the Firesteel jar, for ``spark.jars`` or ``spark-submit --jars``.
 
-    It is what the environment variable ``FIRESTEEL_JAR`` names, else the jar inside this package, else the one that
-    ``make build`` left in the source tree this package is imported from.
+    It is what the environment variable ``FIRESTEEL_JAR`` names, else the jar inside this package, else the
+    one that ``make build`` left in the source tree this package is imported from.
 
     :raises FileNotFoundError: when there is none; the message lists where it was looked for.
     """
@@ -28,9 +28,7 @@ def jar_path() -> str:
         if jars:
             return str(jars[-1])
     looked = ", ".join(str(folder) for folder in folders)
-    raise FileNotFoundError(
-        f"no Firesteel jar in {looked}; run `make build`, or name one in FIRESTEEL_JAR"
-    )
+    raise FileNotFoundError(f"no Firesteel jar in {looked}; run `make build`, or name one in FIRESTEEL_JAR")
 
 
 def _is_main(name: str) -> bool:

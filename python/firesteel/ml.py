@@ -17,7 +17,7 @@ from pyspark.ml.param.shared import HasValidationIndicatorCol, HasWeightCol
 from pyspark.ml.regression import _JavaRegressionModel, _JavaRegressor
 from pyspark.ml.util import JavaMLReadable, JavaMLWritable
 
-from firesteel._params import _NeuralParams
+from firesteel._params import _NeuralParams, _NeuralParamSetters
 from firesteel.network import Network
 
 __all__ = [
@@ -68,6 +68,12 @@ class _JobParams(_NeuralParams, HasWeightCol, HasValidationIndicatorCol):
         "how often to start again from the last checkpoint after a worker was lost",
         typeConverter=TypeConverters.toInt,
     )
+    showProgress: Param[bool] = Param(
+        Params._dummy(),
+        "showProgress",
+        "whether the driver prints a line an epoch",
+        typeConverter=TypeConverters.toBoolean,
+    )
 
     def getFeaturesCols(self) -> list[str]:
         """Gets the value of featuresCols."""
@@ -95,7 +101,7 @@ def _json(value: Any) -> str:
     return value
 
 
-class _Estimator(_JobParams, JavaMLWritable, JavaMLReadable):
+class _Estimator(_JobParams, _NeuralParamSetters, JavaMLWritable, JavaMLReadable):
     """What both estimators share."""
 
     _java_class: str
@@ -155,9 +161,21 @@ class _Estimator(_JobParams, JavaMLWritable, JavaMLReadable):
         """Sets the value of :py:attr:`maxRetries`."""
         return self._set(maxRetries=value)
 
+    def setShowProgress(self, value: bool) -> Any:
+        """Sets the value of :py:attr:`showProgress`."""
+        return self._set(showProgress=value)
+
 
 class _Fitted(_JobParams, JavaMLWritable, JavaMLReadable):
     """What both models share."""
+
+    def setFeaturesCols(self, value: list[str]) -> Any:
+        """Sets the value of :py:attr:`featuresCols`: the same features under other names."""
+        return self._set(featuresCols=value)
+
+    def setHandleInvalid(self, value: str) -> Any:
+        """Sets what becomes of a row with an unusable feature: error, skip or keep."""
+        return self._set(handleInvalid=value)
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -1,0 +1,59 @@
+//! The `firesteel` command: trains and predicts without Spark or SQL, and generates the faces of the hyper-parameters.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod generate;
+mod predict;
+mod rows;
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use firesteel_error::Result;
+
+/// Deep learning inside Spark jobs and SQL; this command is the engine by itself.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a network on a file of rows and write the model's folder.
+    Train(train::Options),
+    /// Score a file of rows with a model; writes CSV to standard output.
+    Predict(predict::Options),
+    /// Write the Scala, Python and Markdown faces of the hyper-parameters.
+    Generate {
+        /// Write nothing; fail when a file is not what would be written.
+        #[arg(long)]
+        check: bool,
+        /// The source tree.
+        #[arg(long, default_value = ".")]
+        root: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = run(Arguments::parse().command);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("firesteel: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Train(options) => train::run(&options),
+        Command::Predict(options) => predict::run(&options),
+        Command::Generate { check: true, root } => generate::check(&root),
+        Command::Generate { check: false, root } => generate::write(&root),
+    }
+}

@@ -1,0 +1,92 @@
+//! `firesteel predict`: scores a file, CSV to standard output.
+
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use firesteel_error::{Error, Kind, Result};
+use firesteel_train::{Model, Predictions, Predictor, Task};
+
+use crate::rows;
+
+/// What `firesteel predict` is told.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The model's folder
+    #[arg(long)]
+    model: PathBuf,
+    /// The rows: a .parquet, .arrow, .arrows or .csv file
+    #[arg(long)]
+    data: PathBuf,
+    /// Threads to score with
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
+}
+
+/// Writes a line a row: the prediction and, of classes, the probability of each. A row that the model skips is empty.
+///
+/// # Errors
+/// Whatever is wrong with the model, the rows or standard output.
+pub fn run(options: &Options) -> Result<()> {
+    let model = Arc::new(Model::load(&options.model)?);
+    let predictor = Predictor::new(model.clone(), options.threads.into());
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let written = |e: std::io::Error| Error::new(Kind::Io, "cannot write to standard output").with_source(e);
+    writeln!(out, "{}", header(&model)).map_err(written)?;
+    for batch in rows::open(&options.data)? {
+        let predictions = predictor.predict(&rows::check(batch, &options.data)?)?;
+        for line in lines(&predictions, model.info().task) {
+            writeln!(out, "{line}").map_err(written)?;
+        }
+    }
+    out.flush().map_err(written)
+}
+
+fn header(model: &Model) -> String {
+    let info = model.info();
+    let mut names = vec!["prediction".to_owned()];
+    if info.task == Task::Classification {
+        names.extend((0..info.outputs).map(|class| format!("probability_{class}")));
+    }
+    names.join(",")
+}
+
+fn lines(predictions: &Predictions, task: Task) -> Vec<String> {
+    let values = match task {
+        Task::Classification => predictions.probabilities(),
+        Task::Regression => predictions.values.clone(),
+    };
+    let row = |(row, values): (usize, &[f32])| {
+        let skipped = predictions.skipped.as_ref().is_some_and(|s| s[row] != 0);
+        let numbers: Vec<String> = values.iter().map(f32::to_string).collect();
+        match task {
+            _ if skipped => ",".repeat(if task == Task::Classification { values.len() } else { 0 }),
+            Task::Classification => format!("{},{}", largest(values), numbers.join(",")),
+            Task::Regression => numbers.join(","),
+        }
+    };
+    values.chunks_exact(predictions.outputs).enumerate().map(row).collect()
+}
+
+/// The place of the largest; the first of equals.
+fn largest(values: &[f32]) -> usize {
+    (1..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_a_row() {
+        let mut scores = Predictions { outputs: 2, values: vec![0.0, 0.0, 1.0, 0.0], skipped: None };
+        let written = lines(&scores, Task::Classification);
+        assert_eq!(written[0], "0,0.5,0.5");
+        assert!(written[1].starts_with("0,0.731"), "{written:?}");
+        scores.skipped = Some(vec![1, 0]);
+        assert_eq!(lines(&scores, Task::Classification)[0], ",,");
+        scores = Predictions { outputs: 1, values: vec![2.5], skipped: None };
+        assert_eq!(lines(&scores, Task::Regression), ["2.5"]);
+    }
+}

@@ -1,0 +1,99 @@
+//! The command as a user runs it.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// 400 flights whose lateness depends on a number and a string.
+fn flights(folder: &Path) {
+    let mut csv = String::from("distance,carrier,late\n");
+    for i in 0..400 {
+        let (distance, carrier) = (i % 37, ["AA", "BB", "CC"][i % 3]);
+        let late = u8::from(distance > 18) ^ u8::from(carrier == "BB");
+        csv += &format!("{distance},{carrier},{late}\n");
+    }
+    fs::write(folder.join("flights.csv"), csv).unwrap();
+}
+
+const CONFIG: &str = r#"{
+    "task": "classification",
+    "network": {"tabular": {"hidden": [16]}},
+    "params": {"epochs": 40, "batch_size": 32, "learning_rate": 0.02},
+    "data": {"features": [{"column": "distance"}, {"column": "carrier"}], "label": "late"}
+}"#;
+
+fn firesteel(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_firesteel")).current_dir(folder).args(arguments).output().unwrap()
+}
+
+fn train(folder: &Path, config: &str, more: &[&str]) -> Output {
+    fs::write(folder.join("config.json"), config).unwrap();
+    let arguments = ["train", "--config", "config.json", "--data", "flights.csv", "--out", "model"];
+    firesteel(folder, &[arguments.as_slice(), more].concat())
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn trains_and_predicts() {
+    let folder = tempfile::tempdir().unwrap();
+    flights(folder.path());
+    for workers in ["1", "2"] {
+        let trained = train(folder.path(), CONFIG, &["--workers", workers]);
+        assert!(trained.status.success(), "{}", stderr(&trained));
+        let lines = String::from_utf8(trained.stdout).unwrap();
+        assert_eq!(lines.lines().count(), 40);
+        assert!(lines.starts_with("epoch   1  step      13  loss 0."), "{lines}");
+
+        let scored = firesteel(folder.path(), &["predict", "--model", "model", "--data", "flights.csv"]);
+        assert!(scored.status.success(), "{}", stderr(&scored));
+        let csv = fs::read_to_string(folder.path().join("flights.csv")).unwrap();
+        let truth = csv.lines().skip(1).map(|l| l.rsplit(',').next().unwrap());
+        let scores = String::from_utf8(scored.stdout).unwrap();
+        assert_eq!(scores.lines().next(), Some("prediction,probability_0,probability_1"));
+        let hits = scores.lines().skip(1).zip(truth).filter(|(s, t)| s.split(',').next() == Some(*t)).count();
+        assert!(hits > 390, "{hits} of 400 right with {workers} workers");
+        fs::remove_dir_all(folder.path().join("model")).unwrap();
+    }
+}
+
+#[test]
+fn mistakes_are_named_and_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    flights(folder.path());
+    let cases = [
+        (
+            CONFIG.replace("\"epochs\": 40", "\"epoch\": 40"),
+            "there is no option 'epoch'; did you mean 'epochs'?",
+        ),
+        (CONFIG.replace("\"late\"", "\"later\""), "'later'"),
+        (CONFIG.replace("\"late\"", "\"distance2\"").replace("distance2", "carrier"), "carrier"),
+        (CONFIG.replace("[16]", "[0]"), "layer 'hidden1' (linear): outputs is 0, expected at least 1"),
+    ];
+    for (config, expected) in cases {
+        let output = train(folder.path(), &config, &[]);
+        assert!(!output.status.success());
+        assert!(stderr(&output).contains(expected), "{} should contain {expected}", stderr(&output));
+        assert!(!folder.path().join("model").exists());
+    }
+    fs::create_dir(folder.path().join("model")).unwrap();
+    assert!(stderr(&train(folder.path(), CONFIG, &[])).contains("model is there already"));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), CONFIG).unwrap();
+    let with = |data: &str| {
+        let arguments = ["train", "--config", "config.json", "--data", data, "--out", "model"];
+        stderr(&firesteel(folder.path(), &arguments))
+    };
+    assert!(with("rows.xlsx").contains("cannot read rows.xlsx"));
+    fs::write(folder.path().join("rows.xlsx"), "").unwrap();
+    assert!(with("rows.xlsx").contains("rows.xlsx ends in none of .parquet, .arrow, .arrows, .csv"));
+    fs::write(folder.path().join("rows.parquet"), "PAR").unwrap();
+    assert!(with("rows.parquet").contains("cannot read rows.parquet"));
+}
