@@ -9,7 +9,8 @@ use pulp::Simd;
 use pulp::bytemuck;
 
 use super::tile::{
-    ROWS, Scalars, Tile, accumulate, accumulate_at, by_size, columns, load, rows_of_four, store, zeros,
+    ROWS, Scalars, Tile, accumulate, accumulate_at, by_size, columns, load, multiply, rows_of_four, store,
+    zeros,
 };
 use crate::memory::{LANES, groups};
 
@@ -332,16 +333,8 @@ unsafe fn weight_tile<S: Simd, const M: usize, const N: usize>(
             for _ in 0..shape.out_width {
                 for part in 0..LANES / S::F32_LANES {
                     let part = part * S::F32_LANES;
-                    let mut vectors = [simd.splat_f32s(0.0); N];
-                    for j in 0..N {
-                        vectors[j] = load::<S>(from[j].add(part));
-                    }
-                    for i in 0..M {
-                        let g = load::<S>(g.add(i * strip.stride + part));
-                        for j in 0..N {
-                            tile[i][j] = simd.mul_add_e_f32s(g, vectors[j], tile[i][j]);
-                        }
-                    }
+                    let gradient = |i| load::<S>(g.add(i * strip.stride + part));
+                    multiply(simd, &mut tile, gradient, |j| load::<S>(from[j].add(part)));
                 }
                 g = g.wrapping_add(LANES);
                 from = from.map(|f| f.wrapping_add(step));

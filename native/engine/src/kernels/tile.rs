@@ -58,6 +58,33 @@ pub(crate) struct Scalars {
     pub(crate) step: usize,
 }
 
+/// `sums[i][j] += a(i) · b(j)`. The fewer of the two stay in registers, so that M·N + min(M, N) + 1 are enough.
+#[inline(always)]
+pub(crate) fn multiply<S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    sums: &mut Tile<S, M, N>,
+    a: impl Fn(usize) -> S::f32s,
+    b: impl Fn(usize) -> S::f32s,
+) {
+    if M < N {
+        let a = std::array::from_fn::<_, M, _>(a);
+        for j in 0..N {
+            let b = b(j);
+            for i in 0..M {
+                sums[i][j] = simd.mul_add_e_f32s(a[i], b, sums[i][j]);
+            }
+        }
+    } else {
+        let b = std::array::from_fn::<_, N, _>(b);
+        for i in 0..M {
+            let a = a(i);
+            for j in 0..N {
+                sums[i][j] = simd.mul_add_e_f32s(a, b[j], sums[i][j]);
+            }
+        }
+    }
+}
+
 /// `sums[i][j] += Σ_d a(i, d) · b_j(d)`, b_j(d) being the vector at `b[j] + d·b_step`, for `d` in `0..depth`.
 ///
 /// # Safety
@@ -76,17 +103,8 @@ pub(crate) unsafe fn accumulate<S: Simd, const M: usize, const N: usize>(
         let mut start = a.start;
         let mut b = b;
         for _ in 0..depth {
-            let mut vectors = [simd.splat_f32s(0.0); N];
-            for j in 0..N {
-                vectors[j] = load::<S>(b[j]);
-                b[j] = b[j].wrapping_add(b_step);
-            }
-            for i in 0..M {
-                let value = simd.splat_f32s(*start.add(i * a.row));
-                for j in 0..N {
-                    sums[i][j] = simd.mul_add_e_f32s(value, vectors[j], sums[i][j]);
-                }
-            }
+            multiply(simd, sums, |i| simd.splat_f32s(*start.add(i * a.row)), |j| load::<S>(b[j]));
+            b = b.map(|b| b.wrapping_add(b_step));
             start = start.wrapping_add(a.step);
         }
     }
@@ -108,16 +126,7 @@ pub(crate) unsafe fn accumulate_at<S: Simd, const M: usize, const N: usize>(
     unsafe {
         let mut start = a.start;
         for &offset in offsets {
-            let mut vectors = [simd.splat_f32s(0.0); N];
-            for j in 0..N {
-                vectors[j] = load::<S>(b[j].add(offset));
-            }
-            for i in 0..M {
-                let value = simd.splat_f32s(*start.add(i * a.row));
-                for j in 0..N {
-                    sums[i][j] = simd.mul_add_e_f32s(value, vectors[j], sums[i][j]);
-                }
-            }
+            multiply(simd, sums, |i| simd.splat_f32s(*start.add(i * a.row)), |j| load::<S>(b[j].add(offset)));
             start = start.wrapping_add(a.step);
         }
     }
