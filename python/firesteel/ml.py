@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 
-class _JobParams(_NeuralParams, HasWeightCol, HasValidationIndicatorCol):
-    """What to read and where to run; the hyper-parameters are in the generated ``_NeuralParams``."""
+class _ColumnParams(_NeuralParams, HasWeightCol):
+    """What to read: params of estimators and models."""
 
     featuresCols: Param[list[str]] = Param(
         Params._dummy(),
@@ -44,6 +44,19 @@ class _JobParams(_NeuralParams, HasWeightCol, HasValidationIndicatorCol):
         "shape of one sample of the array or vector column, for example [1, 28, 28]",
         typeConverter=TypeConverters.toListInt,
     )
+
+    def getFeaturesCols(self) -> list[str]:
+        """Gets the value of featuresCols."""
+        return self.getOrDefault(self.featuresCols)
+
+    def getInputShape(self) -> list[int]:
+        """Gets the value of inputShape."""
+        return self.getOrDefault(self.inputShape)
+
+
+class _JobParams(_ColumnParams, _NeuralParamSetters, HasValidationIndicatorCol):
+    """What to train and where to run: params of estimators alone."""
+
     network: Param[str] = Param(
         Params._dummy(),
         "network",
@@ -75,14 +88,6 @@ class _JobParams(_NeuralParams, HasWeightCol, HasValidationIndicatorCol):
         typeConverter=TypeConverters.toBoolean,
     )
 
-    def getFeaturesCols(self) -> list[str]:
-        """Gets the value of featuresCols."""
-        return self.getOrDefault(self.featuresCols)
-
-    def getInputShape(self) -> list[int]:
-        """Gets the value of inputShape."""
-        return self.getOrDefault(self.inputShape)
-
     def getNetwork(self) -> str:
         """Gets the value of network, as JSON."""
         return self.getOrDefault(self.network)
@@ -101,7 +106,7 @@ def _json(value: Any) -> str:
     return value
 
 
-class _Estimator(_JobParams, _NeuralParamSetters, JavaMLWritable, JavaMLReadable):
+class _Estimator(_JobParams, JavaMLWritable, JavaMLReadable):
     """What both estimators share."""
 
     _java_class: str
@@ -166,7 +171,7 @@ class _Estimator(_JobParams, _NeuralParamSetters, JavaMLWritable, JavaMLReadable
         return self._set(showProgress=value)
 
 
-class _Fitted(_JobParams, JavaMLWritable, JavaMLReadable):
+class _Fitted(_ColumnParams, JavaMLWritable, JavaMLReadable):
     """What both models share."""
 
     def setFeaturesCols(self, value: list[str]) -> Any:
