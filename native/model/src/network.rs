@@ -183,8 +183,15 @@ impl Chain {
         self.push_on(name, Vec::new(), op);
     }
 
-    fn push_on(&mut self, name: &str, inputs: Vec<String>, op: Op) {
-        self.spec.layers.push(Layer { name: name.into(), inputs, op });
+    /// Adds a layer and gives its name, which has a `_` behind it when an input is called so.
+    fn push_on(&mut self, name: &str, inputs: Vec<String>, op: Op) -> String {
+        let mut name = name.to_owned();
+        let Spec { inputs: columns, layers, .. } = &self.spec;
+        while columns.iter().any(|i| i.name == name) || layers.iter().any(|l| l.name == name) {
+            name.push('_');
+        }
+        self.spec.layers.push(Layer { name: name.clone(), inputs, op });
+        name
     }
 
     /// Names the layer by its operation and place: `linear1`, `relu2`.
@@ -203,13 +210,11 @@ impl Chain {
                     let dims =
                         if embedding_dims > 0 { embedding_dims } else { embedding_width(*cardinality) };
                     let name = format!("{}_embedding", input.name);
-                    self.push_on(&name, vec![input.name.clone()], Op::Embedding { dims });
-                    parts.push(name);
+                    parts.push(self.push_on(&name, vec![input.name.clone()], Op::Embedding { dims }));
                 }
                 InputKind::Dense { shape } if shape.len() > 1 => {
                     let name = format!("{}_flat", input.name);
-                    self.push_on(&name, vec![input.name.clone()], Op::Flatten);
-                    parts.push(name);
+                    parts.push(self.push_on(&name, vec![input.name.clone()], Op::Flatten));
                 }
                 InputKind::Dense { .. } => parts.push(input.name.clone()),
             }
@@ -279,6 +284,15 @@ mod tests {
         let widths: Vec<usize> = graph.tables().iter().map(|t| t.dims).collect();
         assert_eq!(widths, [50, 9]);
         assert_eq!(graph.output_shape(), [2]);
+    }
+
+    #[test]
+    fn columns_may_be_called_as_layers() {
+        let tabular = Network::from_json(r#"{"tabular": {"hidden": [4]}}"#).unwrap();
+        let inputs = ["head", "head_embedding", "hidden1", "features_joined"].map(|name| index(name, 3));
+        let spec = tabular.build(inputs.to_vec(), 2).unwrap();
+        assert_eq!(Graph::new(&spec).unwrap().tables().len(), 4);
+        assert_eq!(spec.layers.last().unwrap().name, "head_");
     }
 
     #[test]

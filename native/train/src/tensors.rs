@@ -78,9 +78,9 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// `Corrupt` naming the tensor, and both shapes when they differ.
-    pub(crate) fn copy(&self, name: &str, shape: &[usize], to: &mut [f32]) -> Result<()> {
+    fn copy(&self, prefix: &str, name: &str, shape: &[usize], to: &mut [f32]) -> Result<()> {
         let what = self.what;
-        let Ok(tensor) = self.tensors.tensor(name) else {
+        let Ok(tensor) = self.tensors.tensor(&format!("{prefix}{name}")) else {
             return Err(Error::corrupt(format!("the {what} has no parameter {name}, the network has")));
         };
         if tensor.shape() != shape {
@@ -106,13 +106,12 @@ impl<'a> Reader<'a> {
         graph
             .parameters()
             .iter()
-            .try_for_each(|p| self.copy(&format!("{prefix}{}", p.name), &p.shape, &mut flat[p.range.clone()]))
+            .try_for_each(|p| self.copy(prefix, &p.name, &p.shape, &mut flat[p.range.clone()]))
     }
 
     /// Copies every buffer to its place.
     pub(crate) fn copy_buffers(&self, prefix: &str, graph: &Graph, flat: &mut [f32]) -> Result<()> {
-        let copy =
-            |b: &Buffer| self.copy(&format!("{prefix}{}", b.name), &b.shape, &mut flat[b.range.clone()]);
+        let copy = |b: &Buffer| self.copy(prefix, &b.name, &b.shape, &mut flat[b.range.clone()]);
         graph.buffers().iter().try_for_each(copy)
     }
 

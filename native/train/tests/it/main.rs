@@ -1,2 +1,10 @@
 //! Training from outside.
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+mod faults;
+mod files;
+mod input;
+mod learning;
+mod resume;
+mod support;
+mod world;

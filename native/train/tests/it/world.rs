@@ -1,0 +1,116 @@
+//! Any number of workers, over any fabric, trains as one worker does.
+
+use firesteel_train::{Predictor, TrainConfig};
+
+use crate::support::*;
+use arrow_array::RecordBatch;
+use std::sync::Arc;
+
+/// How far losses of an epoch may differ from one worker's, relatively: gradients are summed in another order, and
+/// f32 has 24 bits. Over the few epochs of these tests differences of 1e-7 grow to about 1e-6.
+const BOUND: f64 = 2e-5;
+
+fn check(config: &TrainConfig, rows: &RecordBatch, worlds: &[usize], talks: &[Talk]) {
+    let alone = train(config, rows);
+    for talk in talks {
+        for world in worlds {
+            let outcomes = train_on(*talk, config, &deal(rows, *world), None);
+            let models: Vec<_> = outcomes.into_iter().map(|o| o.model.unwrap()).collect();
+            for model in &models {
+                let apart = distance(&losses(model), &losses(&alone));
+                assert!(apart < BOUND, "{world} workers over {talk:?}: losses differ by {apart:e}");
+                assert_eq!(model.weights(), models[0].weights(), "{world} workers over {talk:?}");
+            }
+            for (a, b) in models[0].history().iter().zip(alone.history()) {
+                let (Some(a), Some(b)) = (a.validation_metric, b.validation_metric) else { continue };
+                assert!((a - b).abs() < 1e-3, "{world} workers over {talk:?}: metric {a}, alone {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_with_strings_and_nulls_at_any_world() {
+    let config = flights(r#"{"epochs": 3, "batchSize": 50, "validationFraction": 0.2, "bucketBytes": 256}"#);
+    check(&config, &tabular(613), &[1, 2, 3, 4], &[Talk::Local, Talk::Tcp]);
+}
+
+#[test]
+fn images_at_any_world() {
+    let config = digits(
+        r#"{"epochs": 3, "batchSize": 32, "optimizer": "sgd", "momentum": 0.9, "learningRate": 0.05}"#,
+    );
+    check(&config, &images(301), &[1, 2, 3, 4], &[Talk::Local, Talk::Tcp]);
+}
+
+#[test]
+fn weights_and_a_validation_column_at_any_world() {
+    let mut config = flights(r#"{"epochs": 2, "batchSize": 64, "optimizer": "adamw", "weightDecay": 0.01}"#);
+    config.data.weight = Some("weight".into());
+    config.data.validation = Some("held".into());
+    check(&config, &tabular(500), &[3], &[Talk::Local]);
+}
+
+#[test]
+fn regression_at_any_world() {
+    let network = r#"{"mlp": {"hidden": [8]}}"#;
+    let params = r#"{"epochs": 3, "batchSize": 64, "validationFraction": 0.1, "loss": "huber"}"#;
+    let config = config("regression", network, params, r#"["distance", "hour"]"#, r#""label": "delay""#);
+    check(&config, &tabular(400), &[2, 4], &[Talk::Local]);
+}
+
+#[test]
+fn uneven_and_empty_partitions_and_fewer_rows_than_workers() {
+    let config = flights(r#"{"epochs": 2, "batchSize": 16}"#);
+    let rows = tabular(200);
+    let alone = train(&config, &rows);
+    for lengths in [vec![1, 0, 150], vec![0, 0, 0], vec![200, 0]] {
+        for outcome in train_on(Talk::Local, &config, &cut(&rows, &lengths), None) {
+            let apart = distance(&losses(&outcome.model.unwrap()), &losses(&alone));
+            assert!(apart < BOUND, "partitions {lengths:?}: losses differ by {apart:e}");
+        }
+    }
+    let few = tabular(3);
+    let alone = train(&config, &few);
+    for outcome in train_on(Talk::Local, &config, &cut(&few, &[1, 0, 1, 0, 1]), None) {
+        let apart = distance(&losses(&outcome.model.unwrap()), &losses(&alone));
+        assert!(apart < BOUND, "3 rows on 6 workers: losses differ by {apart:e}");
+    }
+}
+
+/// With steps too small to change anything, an epoch's loss is the mean over rows, each exactly once: a row that is
+/// missing or visited twice changes it by about a thousandth.
+#[test]
+fn every_row_exactly_once_an_epoch_at_any_world() {
+    let network = r#"{"mlp": {"hidden": [4]}}"#;
+    let params = r#"{"epochs": 2, "batchSize": 10, "optimizer": "sgd", "learningRate": 1e-30}"#;
+    let config = config("regression", network, params, r#"["distance", "hour"]"#, r#""label": "delay""#);
+    let rows = tabular(97);
+    for world in [1, 2, 3, 5] {
+        for outcome in train_on(Talk::Local, &config, &deal(&rows, world), None) {
+            let model = Arc::new(outcome.model.unwrap());
+            let predicted = Predictor::new(model.clone(), 1).predict(&rows).unwrap().values;
+            let delays = rows.column_by_name("delay").unwrap();
+            let delays: &arrow_array::Float64Array = delays.as_any().downcast_ref().unwrap();
+            let n = predicted.len() as f64;
+            let mean = delays.values().iter().sum::<f64>() / n;
+            let variance = delays.values().iter().map(|d| (d - mean).powi(2)).sum::<f64>() / n;
+            let squares = predicted.iter().zip(delays.values()).map(|(p, d)| (f64::from(*p) - d).powi(2));
+            let expected = squares.sum::<f64>() / n / variance;
+            for loss in losses(&model) {
+                assert!(
+                    (loss - expected).abs() < 1e-5 * expected,
+                    "{world} workers: {loss}, expected {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_and_another_does_not() {
+    let rows = tabular(300);
+    let of = |seed: i64| train(&flights(&format!(r#"{{"epochs": 2, "seed": {seed}}}"#)), &rows);
+    assert_eq!(of(1).weights(), of(1).weights());
+    assert_ne!(of(1).weights(), of(2).weights());
+}
