@@ -1,6 +1,6 @@
 """LeNet-5 learns to read handwritten digits: the 60,000 images of MNIST as a column of arrays.
 
-    spark-submit --jars firesteel.jar digits.py [folder with MNIST's four files]
+spark-submit --jars firesteel.jar digits.py [folder with MNIST's four files]
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.sql import DataFrame, SparkSession
 
@@ -19,21 +19,14 @@ from firesteel.network import Lenet5
 
 def images(spark: SparkSession, folder: Path, part: str) -> DataFrame:
     """`pixels`, from 0 to 1, row by row, and the `digit` they show."""
-    pixels = np.fromfile(folder / f"{part}-images-idx3-ubyte", np.uint8)[16:]  # behind the header
+    pixels = np.fromfile(folder / f"{part}-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 28 * 28)  # behind the header
     labels = np.fromfile(folder / f"{part}-labels-idx1-ubyte", np.uint8)[8:]
-    rows = pd.DataFrame({"image": [p.tobytes() for p in pixels.reshape(-1, 28 * 28)], "digit": labels.astype("float64")})
-    arrays = spark.createDataFrame(rows).repartition(8)
-    return arrays.mapInPandas(
-        lambda batches: (
-            pd.DataFrame({"pixels": [np.frombuffer(i, np.uint8) / np.float32(255) for i in b.image], "digit": b.digit})
-            for b in batches
-        ),
-        "pixels array<float>, digit double",
-    )
+    columns = {"pixels": list(pixels.astype("float32") / 255), "digit": labels.astype("float64")}
+    return spark.createDataFrame(pa.table(columns)).repartition(8)
 
 
 def main() -> None:
-    spark = SparkSession.builder.appName("digits").config("spark.sql.execution.arrow.pyspark.enabled", True).getOrCreate()
+    spark = SparkSession.builder.appName("digits").getOrCreate()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else cache / "firesteel/data/mnist"
     train = images(spark, folder, "train").cache()
@@ -55,7 +48,8 @@ def main() -> None:
     start = time.perf_counter()
     model = classifier.fit(train)
     seconds = time.perf_counter() - start
-    accuracy = MulticlassClassificationEvaluator(labelCol="digit", metricName="accuracy").evaluate(model.transform(test))
+    evaluator = MulticlassClassificationEvaluator(labelCol="digit", metricName="accuracy")
+    accuracy = evaluator.evaluate(model.transform(test))
     print(f"test accuracy {accuracy:.2%}, trained in {seconds:.1f} s")
     spark.stop()
 
