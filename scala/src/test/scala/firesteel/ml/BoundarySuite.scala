@@ -51,13 +51,17 @@ class BoundarySuite extends AnyFunSuite {
       assert(FiresteelException.named(e.getClass.getName, "x", null).getClass == expected)
     }
     val retryable = classes.keys.filter(how =>
-      FiresteelException.isRetryable(intercept[RuntimeException](Native.fail(how)))
-    )
+      FiresteelException.isRetryable(intercept[RuntimeException](Native.fail(how))))
     assert(retryable.toSet == Set("peer_lost", "timeout", "io"))
   }
 
   test("a null text is an exception") {
     assert(intercept[IllegalArgumentException](Native.checkNetwork(null)).getMessage == "a text is null")
+  }
+
+  private def settle(): Unit = {
+    System.gc()
+    Thread.sleep(200)
   }
 
   private def batch() = new ColumnBatch(Array(InputColumn("x", org.apache.spark.sql.types.DoubleType, 0)), 4)
@@ -83,13 +87,15 @@ class BoundarySuite extends AnyFunSuite {
   }
 
   test("10,000 opens leave no live handle") {
+    // Models of other suites may be freed meanwhile.
+    settle()
     val before = Native.openHandles()
     for (_ <- 1 to 10000) {
       val b = batch()
       b.refresh()
       b.close()
     }
-    assert(Native.openHandles() == before)
+    assert(Native.openHandles() <= before)
   }
 
   test("a handle may be closed while another thread uses it") {
@@ -97,8 +103,7 @@ class BoundarySuite extends AnyFunSuite {
     val users = (1 to 4).map { _ =>
       val t = new Thread(() =>
         try while (true) Native.batchAddresses(b.handle)
-        catch { case _: IllegalStateException | _: IllegalArgumentException => }
-      )
+        catch { case _: IllegalStateException | _: IllegalArgumentException => })
       t.start()
       t
     }

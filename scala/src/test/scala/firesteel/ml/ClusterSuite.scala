@@ -65,7 +65,8 @@ class ClusterSuite extends SparkSuite with TimeLimits {
 
   clusterTest("two executors train together and give what one gives") {
     assert(processes().size == 2)
-    val one = classifier().setNumWorkers(1).fit(data)
+    // In one partition from the start: a shuffle to one worker would bring the rows in any order.
+    val one = classifier().setNumWorkers(1).fit(signs(4000, 1))
     val two = classifier().setNumWorkers(2).fit(data)
     assert(accuracy(two.transform(data)) > 0.95)
     val differences = one.history.zip(two.history).map { case (a, b) => math.abs(a.loss - b.loss) / a.loss }
@@ -100,5 +101,17 @@ class ClusterSuite extends SparkSuite with TimeLimits {
     assert(model.history.map(_.epoch) == (1 to 60))
     assert(epochs.count(_ == 1) == 1, s"the first epoch was not trained again: $epochs")
     assert(folder.toFile.list().forall(!_.startsWith("firesteel-checkpoint-")))
+  }
+
+  clusterTest("the executors' JVMs had nothing to say about how JNI was used") {
+    val application = new File(home.get, s"work/${spark.sparkContext.applicationId}")
+    val said = application.listFiles().toSeq.flatMap { executor =>
+      Seq("stdout", "stderr")
+        .map(new File(executor, _))
+        .filter(_.exists)
+        .map(FileUtils.readFileToString(_, "UTF-8"))
+    }
+    assert(said.nonEmpty)
+    for (text <- said) assert(!text.contains("in native method"), text)
   }
 }

@@ -10,7 +10,9 @@ import org.apache.spark.sql.functions._
 /** Spark against the `firesteel` command, on the same rows. */
 class NativeRunSuite extends SparkSuite {
   private val command = new File(System.getProperty("firesteel.cli"))
-  private lazy val data = signs(3000, 1).withColumn("word", when(col("id") % 9 =!= 0, col("word")))
+  private def rows(partitions: Int) =
+    signs(3000, partitions).withColumn("word", when(col("id") % 9 =!= 0, col("word")))
+  private lazy val data = rows(1)
 
   private def estimator = classifier()
     .setFeaturesCols("a", "b", "word", "noise")
@@ -44,9 +46,10 @@ class NativeRunSuite extends SparkSuite {
     assert(java.util.Arrays.equals(weights(spark1), weights(estimator.setNumWorkers(1).fit(read))))
   }
 
-  test("two workers are as good as one") {
-    val one = estimator.setNumWorkers(1).fit(data)
-    val two = estimator.setNumWorkers(2).fit(data)
-    for ((a, b) <- one.history.zip(two.history)) assert(math.abs(a.loss - b.loss) < 1e-2 * a.loss)
+  test("two workers take the same steps as one") {
+    // The same rows in the same order, so the same batches: only sums are rounded elsewhere.
+    val one = estimator.setNumWorkers(1).fit(rows(1))
+    val two = estimator.setNumWorkers(2).fit(rows(2))
+    for ((a, b) <- one.history.zip(two.history)) assert(math.abs(a.loss - b.loss) < 1e-4 * a.loss)
   }
 }
