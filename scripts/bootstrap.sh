@@ -57,6 +57,11 @@ if [ -n "$packages" ]; then
 fi
 if ! has_cargo; then
     echo "bootstrap: installing Rust through rustup"
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
-        sh -s -- -y --quiet --profile minimal --component clippy,rustfmt
+    # Newer Debians have rustup as a package.
+    if has apt-get && as_root apt-get install -y -qq rustup >/dev/null 2>&1; then
+        rustup toolchain install stable --profile minimal --component clippy,rustfmt
+    else
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+            sh -s -- -y --quiet --profile minimal --component clippy,rustfmt
+    fi || stop "Rust could not be installed; see rustup.rs"
 fi
