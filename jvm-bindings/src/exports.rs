@@ -52,7 +52,7 @@ pub const EXPORTS: &[NativeMethod] = &[
     native!(train_file(training: jlong, name: JString) -> jbyte[]),
     native!(model_open(names: JString[], files: jbyte[][]) -> jlong),
     native!(model_info(model: jlong) -> JString),
-    native!(scorer_new(model: jlong) -> jlong),
+    native!(scorer_new(model: jlong, handle_invalid: JString) -> jlong),
     native!(scorer_run(scorer: jlong, batch: jlong, rows: jint) -> jlong[]),
 ];
 
@@ -218,8 +218,14 @@ fn model_info<'l>(env: &mut Env<'l>, _: JClass<'l>, model: jlong) -> Outcome<JSt
     Ok(env.new_string(registry::get::<OpenModel>(model)?.info()?)?)
 }
 
-fn scorer_new<'l>(_: &mut Env<'l>, _: JClass<'l>, model: jlong) -> Outcome<jlong> {
-    Ok(registry::open(Mutex::new(registry::get::<OpenModel>(model)?.scorer())))
+fn scorer_new<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    model: jlong,
+    handle_invalid: JString<'l>,
+) -> Outcome<jlong> {
+    let scorer = registry::get::<OpenModel>(model)?.scorer(&text(env, &handle_invalid)?)?;
+    Ok(registry::open(Mutex::new(scorer)))
 }
 
 fn scorer_run<'l>(

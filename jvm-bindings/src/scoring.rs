@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use firesteel_error::{Error, Result};
+use firesteel_train::params::HandleInvalid;
 use firesteel_train::{Model, Predictions, Predictor};
 
 /// An opened model: any number of scorers share it.
@@ -32,9 +33,14 @@ impl OpenModel {
             .map_err(|e| Error::internal("a model's info is not JSON").with_source(e))
     }
 
-    /// A scorer for one task.
-    pub fn scorer(&self) -> Scorer {
-        Scorer { predictor: self.predictor.clone(), last: None }
+    /// A scorer for one task; `handle_invalid` as the hyper-parameter of that name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is none of its values.
+    pub fn scorer(&self, handle_invalid: &str) -> Result<Scorer> {
+        let invalid = serde_json::from_value(handle_invalid.into())
+            .map_err(|e| Error::argument(format!("handleInvalid is {handle_invalid}: {e}")))?;
+        Ok(Scorer { predictor: self.predictor.clone(), invalid, last: None })
     }
 }
 
@@ -42,6 +48,7 @@ impl OpenModel {
 #[derive(Debug)]
 pub struct Scorer {
     predictor: Arc<Predictor>,
+    invalid: HandleInvalid,
     last: Option<Predictions>,
 }
 
@@ -52,7 +59,7 @@ impl Scorer {
     /// # Errors
     /// `InvalidData` naming the column, the row and what was found there.
     pub fn run(&mut self, batch: &RecordBatch) -> Result<[i64; 2]> {
-        let predictions = self.last.insert(self.predictor.predict(batch)?);
+        let predictions = self.last.insert(self.predictor.predict_handling(batch, self.invalid)?);
         let skipped = predictions.skipped.as_ref().map_or(0, |s| s.as_ptr() as i64);
         Ok([predictions.values.as_ptr() as i64, skipped])
     }

@@ -9,6 +9,7 @@ use firesteel_error::Result;
 use crate::config::{Feature, Task};
 use crate::data::{Encoding, Reader, Tensor, Where};
 use crate::model::Model;
+use crate::params::HandleInvalid;
 
 /// Rows that a plan has room for; more go through in pieces.
 const ROWS: usize = 256;
@@ -72,8 +73,16 @@ impl Predictor {
     /// # Errors
     /// `InvalidData` naming the column, the row and what was found there.
     pub fn predict(&self, batch: &RecordBatch) -> Result<Predictions> {
+        self.predict_handling(batch, self.model.preprocessing.handle_invalid)
+    }
+
+    /// As [`Predictor::predict`], with another answer to unusable features than the one of the training.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the column, the row and what was found there.
+    pub fn predict_handling(&self, batch: &RecordBatch, invalid: HandleInvalid) -> Result<Predictions> {
         let preprocessing = &self.model.preprocessing;
-        let mut reader = Reader::new(&self.features, preprocessing.handle_invalid);
+        let mut reader = Reader::new(&self.features, invalid);
         let keep = reader.push(batch, Where::Batch)?;
         let rows = keep.as_ref().map_or(batch.num_rows(), |k| k.iter().filter(|k| **k).count());
         let tensors = preprocessing.encode(std::mem::take(&mut reader.columns), rows)?;

@@ -27,8 +27,8 @@ private[ml] final class ModelFiles(val files: Seq[(String, Array[Byte])]) extend
   }
   @transient private var sentTo: SparkContext = _
 
-  def json(name: String): JsonNode = files
-    .collectFirst { case (`name`, bytes) => Wire.json.readTree(new String(bytes, UTF_8)) }
+  def text(name: String): String = files
+    .collectFirst { case (`name`, bytes) => new String(bytes, UTF_8) }
     .getOrElse(
       throw new CorruptException(s"the model has no file $name; it has ${files.map(_._1).mkString(", ")}")
     )
@@ -46,7 +46,8 @@ private[ml] final class NativeModel(files: Seq[(String, Array[Byte])]) {
   val info: ModelInfo = ModelInfo.read(Wire.json.readTree(Native.modelInfo(handle.value)))
 
   /** A scorer of this model; one thread's. */
-  def scorer(): Handle = new Handle("scorer", Native.scorerNew(handle.value))
+  def scorer(handleInvalid: String): Handle =
+    new Handle("scorer", Native.scorerNew(handle.value, handleInvalid))
 }
 
 private object NativeModel {

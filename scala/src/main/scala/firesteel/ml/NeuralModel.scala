@@ -22,13 +22,16 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWri
 
   /** The epochs of the training that made this model. */
   lazy val history: Seq[EpochRecord] =
-    files.json("history.json").elements().asScala.map(EpochRecord.read).toSeq
+    Wire.json.readTree(historyJson).elements().asScala.map(EpochRecord.read).toSeq
 
-  /** What [[history]] holds, for Python. */
-  def historyJson: String = files.json("history.json").toString
+  /** The same as JSON, for other languages. */
+  def historyJson: String = files.text("history.json")
 
-  /** The network with the inputs and the head that the data gave it, as JSON. */
-  def specJson: String = files.json("spec.json").toString
+  /** The network as JSON, with the inputs and the head that the data gave it. */
+  def specJson: String = files.text("spec.json")
+
+  /** What becomes of a row with an unusable feature when it is scored: error, skip or keep. */
+  def setHandleInvalid(value: String): this.type = set(handleInvalid, value)
 
   def setFeaturesCols(value: Array[String]): this.type = set(featuresCols, value)
 
@@ -44,7 +47,11 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWri
     // By place, as `featuresCols` may name the same features differently today.
     val named = inputs.zip(trained).map { case (c, name) => c.copy(name = name) }
     val model = files.broadcast(dataset.sparkSession.sparkContext)
-    SqlBridge.score(dataset, inputs.map(_.name), results, new ModelScoring(model, named.toArray, columns))
+    SqlBridge.score(
+      dataset,
+      inputs.map(_.name),
+      results,
+      new ModelScoring(model, named.toArray, columns, $(handleInvalid)))
   }
 
   @transient private var single: BatchScorer = _
@@ -56,7 +63,7 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWri
       s"a single vector cannot be scored: the model reads ${info.features.length} columns; use transform"
     )
     val column = InputColumn(info.features.head, SQLDataTypes.VectorType, 0)
-    if (single == null) single = new BatchScorer(files.native, Array(column), RawColumns, 1)
+    if (single == null) single = new BatchScorer(files.native, Array(column), RawColumns, "keep", 1)
     val udt = SQLDataTypes.VectorType.asInstanceOf[UserDefinedType[Vector]]
     single.add(new GenericInternalRow(Array[Any](udt.serialize(features))))
     single.run()

@@ -10,15 +10,16 @@ import org.apache.spark.unsafe.Platform
 private[ml] final class ModelScoring(
     model: Broadcast[ModelFiles],
     columns: Array[InputColumn],
-    results: ResultColumns
-) extends Scoring {
+    results: ResultColumns,
+    handleInvalid: String)
+    extends Scoring {
   override def open(ordinals: Array[Int]): Scorer =
     new BatchScorer(
       model.value.native,
       columns.zip(ordinals).map { case (c, o) => c.copy(ordinal = o) },
       results,
-      ModelScoring.batchRows
-    )
+      handleInvalid,
+      ModelScoring.batchRows)
   override def toString: String = s"model of ${columns.length} columns"
 }
 
@@ -31,10 +32,11 @@ private[ml] final class BatchScorer(
     model: NativeModel,
     columns: Array[InputColumn],
     results: ResultColumns,
-    capacity: Int
-) extends Scorer {
+    handleInvalid: String,
+    capacity: Int)
+    extends Scorer {
   private val outputs = model.info.outputs
-  private val scorer = model.scorer()
+  private val scorer = model.scorer(handleInvalid)
   private val batch = new ColumnBatch(columns, capacity)
   private val writer = new RowWriter(batch)
   private val values = new Array[Double](outputs)

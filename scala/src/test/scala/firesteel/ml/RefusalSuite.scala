@@ -57,6 +57,7 @@ class RefusalSuite extends SparkSuite {
     val keeping = quick.setHandleInvalid("keep").fit(nan)
     assert(keeping.transform(nan).count() == 200)
     // The model's own setting decides when it is applied.
+    assert(keeping.setHandleInvalid("skip").transform(nan).count() == 199)
     val e = intercept[Exception](quick.fit(data).transform(nan).count())
     assert(
       Iterator.iterate[Throwable](e)(_.getCause).takeWhile(_ != null).exists(_.getMessage.contains("NaN")),
