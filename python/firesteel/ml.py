@@ -16,6 +16,7 @@ from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasValidationIndicatorCol, HasWeightCol
 from pyspark.ml.regression import _JavaRegressionModel, _JavaRegressor
 from pyspark.ml.util import JavaMLReadable, JavaMLWritable
+from pyspark.sql.utils import is_remote
 
 from firesteel._params import _NeuralParams, _NeuralParamSetters
 from firesteel.network import Network
@@ -185,12 +186,20 @@ class _Fitted(_ColumnParams, JavaMLWritable, JavaMLReadable):
     @property
     def history(self) -> list[dict[str, Any]]:
         """One dict an epoch: epoch, step, loss, validation loss and metric, samples a second."""
-        return json.loads(self._call_java("historyJson"))
+        return self._read("historyJson")
 
     @property
     def spec(self) -> dict[str, Any]:
         """The network's spec, with the inputs and the head that fitting gave it."""
-        return json.loads(self._call_java("specJson"))
+        return self._read("specJson")
+
+    def _read(self, method: str) -> Any:
+        if is_remote():
+            raise NotImplementedError(
+                "Spark Connect shows its clients only what Spark's own models have; "
+                "save the model and load it in a session without Connect to read its history or spec"
+            )
+        return json.loads(self._call_java(method))
 
 
 class NeuralClassifier(_JavaProbabilisticClassifier, _Estimator):
