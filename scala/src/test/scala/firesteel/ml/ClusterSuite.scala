@@ -65,8 +65,8 @@ class ClusterSuite extends SparkSuite with TimeLimits {
 
   clusterTest("two executors train together and give what one gives") {
     assert(processes().size == 2)
-    // In one partition from the start: a shuffle to one worker would bring the rows in any order.
-    val one = classifier().setNumWorkers(1).fit(signs(4000, 1))
+    // The same steps: the shuffle to one worker keeps the order of the rows.
+    val one = classifier().setNumWorkers(1).fit(data)
     val two = classifier().setNumWorkers(2).fit(data)
     assert(accuracy(two.transform(data)) > 0.95)
     val differences = one.history.zip(two.history).map { case (a, b) => math.abs(a.loss - b.loss) / a.loss }

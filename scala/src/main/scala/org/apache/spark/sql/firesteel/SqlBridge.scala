@@ -5,6 +5,7 @@ import org.apache.spark.sql.{classic, DataFrame, Dataset}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Alias, AttributeReference}
 import org.apache.spark.sql.catalyst.plans.logical.Project
+import org.apache.spark.sql.functions.{col, monotonically_increasing_id}
 import org.apache.spark.sql.types.StructField
 
 /** What only code inside Spark SQL's own package may ask of Spark SQL. */
@@ -14,10 +15,19 @@ object SqlBridge {
   def rows(data: DataFrame): RDD[InternalRow] =
     data.asInstanceOf[classic.Dataset[_]].queryExecution.toRdd
 
-  /** The same rows dealt out evenly over `partitions`, by a shuffle; what computed them is not planned again. */
+  /** The same rows dealt out over `partitions` by a shuffle; what computed them is not planned again. In each
+    * partition they stand in their old order, whichever block arrived first, so that training is repeatable.
+    */
   def deal(data: DataFrame, rows: RDD[InternalRow], partitions: Int): RDD[InternalRow] = {
     val session = data.asInstanceOf[classic.Dataset[_]].sparkSession
-    this.rows(session.internalCreateDataFrame(rows, data.schema).repartition(partitions))
+    val place = col("place of the row")
+    val dealt = session
+      .internalCreateDataFrame(rows, data.schema)
+      .withColumn(place.toString, monotonically_increasing_id())
+      .repartition(partitions, place)
+      .sortWithinPartitions(place)
+      .drop(place)
+    this.rows(dealt)
   }
 
   /** `data` with `results` behind its columns, computed from its columns `inputs` when the plan runs. */
