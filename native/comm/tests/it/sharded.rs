@@ -39,8 +39,9 @@ fn gradient(rank: usize, step: u64) -> Vec<f32> {
 
 /// Rank 1 touches nothing in the first table.
 fn touched(rank: usize, step: u64) -> [Vec<u32>; 2] {
-    let rows =
-        |t: usize| (0..ROWS as u32).filter(|r| (*r as usize + rank + t + step as usize) % 3 == 0).collect();
+    let rows = |t: usize| {
+        (0..ROWS as u32).filter(|r| (*r as usize + rank + t + step as usize).is_multiple_of(3)).collect()
+    };
     [if rank == 1 { vec![] } else { rows(0) }, rows(1)]
 }
 
