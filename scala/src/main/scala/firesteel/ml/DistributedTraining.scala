@@ -41,7 +41,12 @@ private[ml] final class DistributedTraining(
   private def partitioned(data: DataFrame, workers: Int): RDD[InternalRow] = {
     val rows = SqlBridge.rows(data)
     if (rows.getNumPartitions == workers && SparkBridge.isOneToOne(rows)) rows
-    else SqlBridge.deal(data, rows, workers)
+    else {
+      val dealt = SqlBridge.deal(data, rows, workers)
+      // Spark gives partitions that were asked for, unless it finds out that there is nothing to put in them.
+      Demand(dealt.getNumPartitions == workers, "there are no rows to train on")
+      dealt
+    }
   }
 
   private def attempts(

@@ -2,6 +2,7 @@ package firesteel.ml
 
 import scala.jdk.CollectionConverters._
 
+import org.apache.spark.ml.firesteel.HasNeuralSummary
 import org.apache.spark.ml.linalg.{SQLDataTypes, Vector}
 import org.apache.spark.ml.util.MLWritable
 import org.apache.spark.sql.{DataFrame, Dataset}
@@ -11,7 +12,7 @@ import org.apache.spark.sql.firesteel.SqlBridge
 import org.apache.spark.sql.types._
 
 /** What both models share: the trained network and how rows go through it. */
-private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWritable {
+private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with HasNeuralSummary with MLWritable {
   private[ml] def files: ModelFiles
 
   private[ml] def info: ModelInfo = {
@@ -23,6 +24,9 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with MLWri
   /** The epochs of the training that made this model. */
   lazy val history: Seq[EpochRecord] =
     Wire.json.readTree(historyJson).elements().asScala.map(EpochRecord.read).toSeq
+
+  override protected def losses: Option[Array[Double]] =
+    Option(files).map(_ => history.map(_.loss).toArray)
 
   /** The same as JSON, for other languages. */
   def historyJson: String = files.text("history.json")

@@ -22,6 +22,8 @@ class ClassifierSuite extends SparkSuite {
     assert(model.numClasses == 2 && model.numFeatures == 2)
     assert(model.history.length == 20)
     assert(model.history.last.loss < model.history.head.loss)
+    assert(model.hasSummary && model.summary.totalIterations == 19)
+    assert(model.summary.objectiveHistory.toSeq == model.history.map(_.loss))
     assert(scored.columns.takeRight(3).toSeq == Seq("rawPrediction", "probability", "prediction"))
     val auc = new BinaryClassificationEvaluator().evaluate(scored)
     assert(auc > 0.98, "rawPrediction(1) must rank rows as the probability does")

@@ -1,6 +1,6 @@
 package firesteel.ml
 
-import org.apache.spark.sql.{Column, DataFrame}
+import org.apache.spark.sql.{Column, DataFrame, Row}
 import org.apache.spark.sql.functions._
 
 /** What is refused before training starts, and in which words. */
@@ -77,6 +77,9 @@ class RefusalSuite extends SparkSuite {
 
   test("zero rows") {
     names(fit(data.filter("id < 0")), "no", "row")
+    names(fit(data.limit(0)), "no", "row")
+    names(fit(signs(0, 2)), "no", "row")
+    names(fit(spark.createDataFrame(java.util.List.of[Row](), data.schema)), "no", "row")
   }
 
   test("a network that does not suit the data") {
