@@ -12,8 +12,8 @@ import org.apache.spark.sql.functions._
 object Flights {
   val numbers: Array[String] = Array(
     "minute", "duration", "distance", "lat", "lon", "traffic", "age", "seats", // of the flight and its plane
-    "temp", "dewp", "humid", "wind_speed", "pressure", "precip", "visib", // of the weather
-    "origin_delay", "carrier_origin_delay", "dest_delay", "dest_arrivals", "plane_delay", // of the last hours
+    "temp", "dewp", "humid", "wind_speed", "wind_dir", "pressure", "precip", "visib", // of the weather
+    "origin_delay", "origin_arrivals", "carrier_origin_delay", "dest_delay", "dest_arrivals", "plane_delay", // of the last hours
     "carrier_late", "route_late", "hour_late", "flight_late", "plane_late" // of the last weeks
   )
   val strings: Array[String] = Array("carrier", "origin", "dest", "model", "weekday", "hour")
@@ -85,6 +85,7 @@ object Flights {
       .select("id", "origin", "dest", "carrier", "tailnum", "event.*")
       .where($("at").isNotNull)
       .withColumn("origin_delay", mean("left_late", 2, "origin"))
+      .withColumn("origin_arrivals", mean("came_late", 4, "origin"))
       .withColumn("carrier_origin_delay", mean("left_late", 4, "carrier", "origin"))
       .withColumn("dest_delay", mean("left_late", 6, "dest"))
       .withColumn("dest_arrivals", mean("came_late", 12, "dest"))
@@ -106,6 +107,6 @@ object Flights {
   private def weather(readings: DataFrame): DataFrame =
     readings
       .withColumn("observed", unix_timestamp($("time_hour")))
-      .select("origin", "observed", "temp", "dewp", "humid", "wind_speed", "pressure", "precip", "visib")
+      .select("origin", "observed", "temp", "dewp", "humid", "wind_speed", "wind_dir", "pressure", "precip", "visib")
       .dropDuplicates("origin", "observed")
 }

@@ -20,7 +20,7 @@ final case class Results(
     configuration: Map[String, String],
     versions: Map[String, String],
     rows: Map[String, Long],
-    differing: Long
+    differing: Long = 0
 ) {
   def table: String = {
     val lines = fits.map(f => f"${f.name}%-32s${f.auc}%8.4f${f.seconds}%10.1f s")
