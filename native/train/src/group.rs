@@ -101,7 +101,7 @@ impl Group {
     }
 
     /// Rank 0's bytes everywhere.
-    pub(crate) fn from_first(&mut self, mine: Bytes) -> Result<Bytes> {
+    pub(crate) fn of_rank0(&mut self, mine: Bytes) -> Result<Bytes> {
         let key = self.key();
         collective::broadcast_from(self.fabric.as_ref(), key, 0, mine)
     }

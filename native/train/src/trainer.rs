@@ -90,7 +90,7 @@ impl Trainer {
 
     /// Rank 0's checkpoint, everywhere.
     fn resume(&self, group: &mut Group, mine: Option<Bytes>) -> Result<Option<Checkpoint>> {
-        let file = group.from_first(mine.unwrap_or_default())?;
+        let file = group.of_rank0(mine.unwrap_or_default())?;
         if file.is_empty() {
             return Ok(None);
         }
@@ -333,7 +333,7 @@ impl<'a> Fit<'a> {
     /// Puts a checkpoint together on rank 0, when one is due.
     fn checkpoint(&mut self, hear: &mut dyn FnMut(Event)) -> Result<()> {
         let interval = self.config.params.checkpoint_interval;
-        if !self.config.checkpoints || interval == 0 || self.progress.epoch % interval != 0 {
+        if !self.config.checkpoints || interval == 0 || !self.progress.epoch.is_multiple_of(interval) {
             return Ok(());
         }
         let state = checkpoint::owned_state(&self.sharded, &self.moments);

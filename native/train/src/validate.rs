@@ -75,7 +75,7 @@ impl Validator {
             None => Bytes::new(),
             Some(parts) => self.combine(parts)?,
         };
-        let mut combined = group.from_first(combined)?;
+        let mut combined = group.of_rank0(combined)?;
         if combined.len() != 16 {
             return Err(Error::corrupt(format!(
                 "rank 0 sent {} bytes of metrics, expected 16",
@@ -158,7 +158,7 @@ impl Part {
     }
 
     fn take(&mut self, rank: usize, mut part: Bytes) -> Result<()> {
-        if part.len() < 32 || (part.len() - 32) % SCORE != 0 {
+        if part.len() < 32 || !(part.len() - 32).is_multiple_of(SCORE) {
             return Err(Error::corrupt(format!("rank {rank} sent {} bytes of scores", part.len())));
         }
         self.loss.merge(Mean::from_parts(part.get_f64_le(), part.get_f64_le()));
