@@ -125,16 +125,26 @@ private[ml] final class DistributedTraining(
 
   /** What to tell the user: the failure that came first, not the ones that followed from it. */
   private def cause(spark: Throwable, rendezvous: Rendezvous): Throwable =
-    rendezvous.firstCause() match {
-      case Some(f) if f.exception == classOf[CancelledException].getName => spark
-      // Wrong data and arguments name their rank where it matters, a lost worker's message is about it.
-      case Some(f) if f.exception == argument || f.message.startsWith(f.peer.toString) =>
-        FiresteelException.named(f.exception, f.message, spark)
-      case Some(f) if f.exception.startsWith("firesteel.ml.") =>
-        FiresteelException.named(f.exception, s"${f.peer}: ${f.message}", spark)
-      case _ if isStageLoss(spark) => new PeerLostException(spark.getMessage, spark)
-      case _ => spark
-    }
+    if (isCancelled(spark)) spark
+    else
+      rendezvous.firstCause() match {
+        case Some(f) if f.exception == classOf[CancelledException].getName => spark
+        // Wrong data and arguments name their rank where it matters, a lost worker's message is about it.
+        case Some(f) if f.exception == argument || f.message.startsWith(f.peer.toString) =>
+          FiresteelException.named(f.exception, f.message, spark)
+        case Some(f) if f.exception.startsWith("firesteel.ml.") =>
+          FiresteelException.named(f.exception, s"${f.peer}: ${f.message}", spark)
+        case _ if isStageLoss(spark) => new PeerLostException(spark.getMessage, spark)
+        case _ => spark
+      }
+
+  /** Someone wanted the job to end: that workers are lost by it is no reason to start again. */
+  private def isCancelled(e: Throwable): Boolean = e match {
+    case s: SparkException =>
+      s.getCondition == "SPARK_JOB_CANCELLED" || Option(s.getMessage).exists(
+        _.contains("SparkContext was shut down"))
+    case _ => false
+  }
 
   private def argument = classOf[IllegalArgumentException].getName
 

@@ -9,6 +9,7 @@ import scala.jdk.CollectionConverters._
 import scala.util.control.NonFatal
 
 import com.fasterxml.jackson.databind.JsonNode
+import org.apache.spark.TaskKilledException
 
 /** Who a worker is and where the others reach it. `process` is the same for workers of one JVM. */
 private[ml] final case class Peer(rank: Int, process: String, host: String, port: Int, executor: String) {
@@ -57,7 +58,9 @@ private[ml] final class Rendezvous(
     def unfinished = peers.exists(p => p != null && !finished(p.rank) && !ended(p.rank))
     synchronized {
       while (unfinished && System.nanoTime() < deadline) wait(50)
-      val consequences = Set(classOf[PeerLostException].getName, classOf[CancelledException].getName)
+      val consequences =
+        Set[Class[_]](classOf[PeerLostException], classOf[CancelledException], classOf[TaskKilledException])
+          .map(_.getName)
       val own = reported.filterNot(f => consequences(f.exception))
       own.headOption.orElse(departed.headOption).orElse(reported.headOption)
     }
@@ -132,7 +135,7 @@ private[ml] final class Rendezvous(
         }
         abort(s"$peer failed: ${failure.message}")
       case "done" => synchronized { finished(peer.rank) = true; notifyAll() }
-      case other  => throw new IOException(s"a message of type $other is not known")
+      case other => throw new IOException(s"a message of type $other is not known")
     }
 
   /** When the last worker is ready, everyone hears who the others are. */
@@ -161,8 +164,7 @@ private[ml] final class Rendezvous(
     val listening = synchronized(outputs.filter(_ != null))
     listening.foreach(out =>
       try Wire.write(out, message)
-      catch { case _: IOException => }
-    )
+      catch { case _: IOException => })
   }
 
   override def close(): Unit = {

@@ -2,8 +2,6 @@ package firesteel.ml
 
 import java.util.UUID
 
-import scala.util.control.NonFatal
-
 import org.apache.spark.TaskContext
 import org.apache.spark.firesteel.SparkBridge
 import org.apache.spark.sql.catalyst.InternalRow
@@ -46,7 +44,8 @@ private[ml] final class TrainingTask(job: Job) {
         driver.done()
         files
       } catch {
-        case NonFatal(e) => driver.failed(e); throw e
+        // An interrupt too.
+        case e: Throwable => driver.failed(e); throw e
       } finally driver.close()
     } finally listener.close()
   }

@@ -1,5 +1,6 @@
 package firesteel.ml
 
+import org.apache.spark.SparkException
 import org.apache.spark.sql.{Column, DataFrame, Row}
 import org.apache.spark.sql.functions._
 
@@ -105,23 +106,49 @@ class RefusalSuite extends SparkSuite {
 
   test("a checkpoint of another shape") {
     val folder = temporary.resolve("checkpoints")
+    val many = signs(20000, 2).cache()
     // A training that is cancelled leaves its checkpoint.
-    val first = quick.setEpochs(500).setCheckpointDir(folder.toString)
+    @volatile var reached = 0
     val group = "to be stopped"
-    first.addListener(e => if (e.epoch == 3) spark.sparkContext.cancelJobGroup(group))
+    val first = quick.setEpochs(100000).setCheckpointDir(folder.toString).addListener { e =>
+      reached = e.epoch
+      if (e.epoch == 3) spark.sparkContext.cancelJobGroup(group)
+    }
     spark.sparkContext.setJobGroup(group, group, interruptOnCancel = false)
-    intercept[Exception](first.fit(data))
+    intercept[SparkException](first.fit(many))
     spark.sparkContext.clearJobGroup()
     assert(folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
     val other = quick.setNetwork(Mlp(33)).setCheckpointDir(folder.toString)
-    val message = intercept[RuntimeException](other.fit(data)).getMessage
+    val message = intercept[RuntimeException](other.fit(many)).getMessage
     names(message, "32", "33")
     // The right network goes on from it, and a fit that ends well removes it.
     val heard = scala.collection.mutable.ArrayBuffer.empty[Int]
-    val again = quick.setEpochs(500).setCheckpointDir(folder.toString).addListener(e => heard += e.epoch)
-    assert(again.fit(data).history.map(_.epoch) == (1 to 500))
-    assert(heard.head > 3 && heard.last == 500)
+    val epochs = reached + 200
+    val again = quick.setEpochs(epochs).setCheckpointDir(folder.toString).addListener(e => heard += e.epoch)
+    assert(again.fit(many).history.map(_.epoch) == (1 to epochs))
+    assert(heard.head > 3 && heard.last == epochs)
     assert(!folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
+  }
+
+  test("a job that is cancelled ends at once and is not started again") {
+    for (interrupt <- Seq(false, true)) {
+      var retries = 0
+      val group = s"to be cancelled, interrupt $interrupt"
+      val endless = quick
+        .setEpochs(10000000)
+        .setMaxRetries(3)
+        .addListener(new TrainingListener {
+          override def onEpoch(e: EpochRecord): Unit =
+            if (e.epoch == 2) spark.sparkContext.cancelJobGroup(group)
+          override def onRetry(attempt: Int, cause: Throwable): Unit = retries += 1
+        })
+      spark.sparkContext.setJobGroup(group, group, interruptOnCancel = interrupt)
+      try names(intercept[SparkException](endless.fit(data)).getMessage, "cancelled")
+      finally spark.sparkContext.clearJobGroup()
+      assert(retries == 0)
+      // Its slots are free again.
+      assert(quick.setNumWorkers(2).fit(data).history.length == 1)
+    }
   }
 
   test("an untrained model") {
