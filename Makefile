@@ -53,8 +53,8 @@ test-rust: setup
 test-scala: build
 	cd scala && SPARK_HOME=$$(echo $(venv)/lib/python3.*/site-packages/pyspark) $(mvn) test
 
-test-python: build
-	$(venv)/bin/python -m pytest -q python/tests
+test-python: build $(call example_jar,flight-delays) $(call example_jar,digits)
+	$(venv)/bin/python -m pytest -q python/tests examples
 
 check: setup native ## What must hold besides the tests: formatting, lints, generated files
 	cargo fmt --all --check
