@@ -33,9 +33,7 @@ def features(spark: SparkSession, folder: str) -> DataFrame:
         joined = joined.join(last_weeks(flights, name, keys), [*keys, "date"], "left")
     joined = joined.join(F.broadcast(weather(csv("weather"))), ["origin", "observed"], "left")
     landed = joined.where(F.col("arr_delay").isNotNull())  # neither cancelled nor diverted
-    return landed.withColumn("late", F.col("is_late").cast("double")).select(
-        "id", *NUMBERS, *STRINGS, "late", "month"
-    )
+    return landed.withColumn("late", F.col("is_late").cast("double")).select("id", *NUMBERS, *STRINGS, "late", "month")
 
 
 def scheduled(flights: DataFrame, airports: DataFrame, planes: DataFrame) -> DataFrame:
