@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
+use bytes::Bytes;
 use clap::Args;
-use firesteel_comm::{Cancel, Mesh, local_world};
+use firesteel_comm::{Cancel, Fabric, Mesh, local_world};
 use firesteel_error::{Error, Kind, Result};
 use firesteel_train::{EpochRecord, Event, Model, Session, Shard, ShardBuilder, TrainConfig, Trainer};
 
@@ -29,6 +31,9 @@ pub struct Options {
     /// Threads of each worker
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     threads: u16,
+    /// Where to keep the latest checkpoint; training goes on from one that is there
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
 }
 
 /// Trains and writes the model; prints a line an epoch.
@@ -36,73 +41,111 @@ pub struct Options {
 /// # Errors
 /// Whatever is wrong with the configuration, the rows or the folder; nothing is written then.
 pub fn run(options: &Options) -> Result<()> {
-    let json = std::fs::read_to_string(&options.config).map_err(|e| {
-        Error::new(Kind::Io, format!("cannot read {}", options.config.display())).with_source(e)
-    })?;
-    let config =
+    let json = std::fs::read_to_string(&options.config).map_err(|e| unreadable(&options.config, e))?;
+    let mut config =
         TrainConfig::from_json(&json).map_err(|e| e.context(options.config.display().to_string()))?;
     if options.out.exists() {
         return Err(Error::argument(format!("{} is there already", options.out.display())));
     }
+    config.checkpoints = options.checkpoint.is_some();
+    let checkpoint = options.checkpoint.as_deref();
+    let read_checkpoint = |path| std::fs::read(path).map(Bytes::from).map_err(|e| unreadable(path, e));
+    let resume = checkpoint.filter(|path| path.exists()).map(read_checkpoint).transpose()?;
     let shards = read(&options.data, &config, options.workers.into())?;
     let deadline = Duration::try_from_secs_f64(config.params.timeout_seconds)
         .map_err(|e| Error::argument(format!("timeout_seconds is {}: {e}", config.params.timeout_seconds)))?;
     let fabric = firesteel_comm::Options { deadline, ..firesteel_comm::Options::default() };
     let meshes = local_world(options.workers.into(), &fabric)?;
-    train(meshes, shards, &config, options.threads.into())?.save(&options.out)
+    let job = Job { config, threads: options.threads.into(), checkpoint, resume };
+    job.train(meshes, shards)?.save(&options.out)
 }
 
-/// The rows, a batch at a time to each worker in turn.
+fn unreadable(path: &Path, e: std::io::Error) -> Error {
+    Error::new(Kind::Io, format!("cannot read {}", path.display())).with_source(e)
+}
+
+/// The rows in the file's order, cut into one part a worker: any number of workers sees the same global order.
 fn read(path: &Path, config: &TrainConfig, workers: usize) -> Result<Vec<Shard>> {
+    let batches: Vec<RecordBatch> =
+        rows::open(path)?.map(|batch| rows::check(batch, path)).collect::<Result<_>>()?;
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let mut builders: Vec<ShardBuilder> =
         (0..workers).map(|rank| ShardBuilder::new(config, rank)).collect::<Result<_>>()?;
-    for (i, batch) in rows::open(path)?.enumerate() {
-        builders[i % workers].push(&rows::check(batch, path)?)?;
+    let mut start = 0;
+    // Each batch is dropped once its rows are in.
+    for batch in batches {
+        let end = start + batch.num_rows();
+        for (rank, builder) in builders.iter_mut().enumerate() {
+            let part = (rows * rank / workers).max(start)..(rows * (rank + 1) / workers).min(end);
+            if !part.is_empty() {
+                builder.push(&batch.slice(part.start - start, part.len()))?;
+            }
+        }
+        start = end;
     }
     Ok(builders.into_iter().map(ShardBuilder::finish).collect())
 }
 
-/// The model of rank 0, or the error of the first worker that knows more than that another failed.
-fn train(meshes: Vec<Mesh>, shards: Vec<Shard>, config: &TrainConfig, threads: usize) -> Result<Model> {
-    let trainer = Trainer::new(config.clone())?;
-    let outcomes: Vec<Result<Model>> = std::thread::scope(|scope| {
-        let trainer = &trainer;
-        let start = |(rank, (mesh, shard))| {
-            scope.spawn(move || {
-                let session =
-                    Session { fabric: Arc::new(mesh), threads, cancel: Cancel::new(), resume: None };
-                let tell = |event| {
-                    if rank == 0 {
-                        print(event)
-                    }
-                };
-                trainer.fit(Ok(shard), session, &mut { tell })
-            })
-        };
-        let workers: Vec<_> = meshes.into_iter().zip(shards).enumerate().map(start).collect();
-        let panicked = |_| Err(Error::internal("a worker panicked"));
-        workers.into_iter().map(|w| w.join().unwrap_or_else(panicked)).collect()
-    });
-    let mut models = Vec::new();
-    let mut first: Option<Error> = None;
-    for outcome in outcomes {
-        match outcome {
-            Ok(model) => models.push(model),
-            Err(e) if first.as_ref().is_none_or(|f| f.kind() == Kind::PeerLost) => first = Some(e),
-            Err(_) => {}
+/// What all workers have in common.
+struct Job<'a> {
+    config: TrainConfig,
+    threads: usize,
+    checkpoint: Option<&'a Path>,
+    resume: Option<Bytes>,
+}
+
+impl Job<'_> {
+    /// The model of rank 0, or the error of the first worker that knows more than that another failed.
+    fn train(&self, meshes: Vec<Mesh>, shards: Vec<Shard>) -> Result<Model> {
+        let trainer = Trainer::new(self.config.clone())?;
+        let outcomes: Vec<Result<Model>> = std::thread::scope(|scope| {
+            let trainer = &trainer;
+            let start = |(mesh, shard)| scope.spawn(move || self.work(trainer, mesh, shard));
+            let workers: Vec<_> = meshes.into_iter().zip(shards).map(start).collect();
+            let panicked = |_| Err(Error::internal("a worker panicked"));
+            workers.into_iter().map(|w| w.join().unwrap_or_else(panicked)).collect()
+        });
+        let mut models = Vec::new();
+        let mut first: Option<Error> = None;
+        for outcome in outcomes {
+            match outcome {
+                Ok(model) => models.push(model),
+                Err(e) if first.as_ref().is_none_or(|f| f.kind() == Kind::PeerLost) => first = Some(e),
+                Err(_) => {}
+            }
+        }
+        match (first, models.into_iter().next()) {
+            (Some(e), _) => Err(e),
+            (None, Some(model)) => Ok(model),
+            (None, None) => Err(Error::internal("no worker ran")),
         }
     }
-    match (first, models.into_iter().next()) {
-        (Some(e), _) => Err(e),
-        (None, Some(model)) => Ok(model),
-        (None, None) => Err(Error::internal("no worker ran")),
+
+    /// One worker; the one of rank 0 prints and keeps checkpoints.
+    fn work(&self, trainer: &Trainer, mesh: Mesh, shard: Shard) -> Result<Model> {
+        let fabric: Arc<dyn Fabric> = Arc::new(mesh);
+        let (first, cancel) = (fabric.rank() == 0, Cancel::new());
+        let resume = self.resume.clone();
+        let session = Session { fabric, threads: self.threads, cancel: cancel.clone(), resume };
+        let mut kept = Ok(());
+        let mut hear = |event| match (event, self.checkpoint) {
+            (Event::Epoch(epoch), _) if first => println!("{}", line(&epoch)),
+            (Event::Checkpoint { bytes, .. }, Some(path)) => {
+                // Rows of training that cannot be kept are not worth the wait.
+                kept = keep(path, &bytes).inspect_err(|_| cancel.cancel());
+            }
+            _ => {}
+        };
+        let model = trainer.fit(Ok(shard), session, &mut hear);
+        kept.and(model)
     }
 }
 
-fn print(event: Event) {
-    if let Event::Epoch(epoch) = event {
-        println!("{}", line(&epoch));
-    }
+/// Writes a checkpoint beside and renames it, so that there is always a whole one.
+fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
+    let beside = path.with_extension("beside");
+    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    written.map_err(|e| Error::new(Kind::Io, format!("cannot write {}", path.display())).with_source(e))
 }
 
 /// The progress line of an epoch, as the Spark driver prints it.

@@ -60,6 +60,48 @@ fn trains_and_predicts() {
     }
 }
 
+/// The losses that were printed, without the samples a second.
+fn losses(output: &Output) -> Vec<String> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let loss = |line: &str| line.split_whitespace().nth(5).unwrap().to_string();
+    text.lines().map(loss).collect()
+}
+
+#[test]
+fn any_number_of_workers_prints_the_same_losses() {
+    let folder = tempfile::tempdir().unwrap();
+    flights(folder.path());
+    let config = CONFIG.replace("40", "3");
+    let alone = losses(&train(folder.path(), &config, &[]));
+    assert_eq!(alone.len(), 3);
+    for workers in ["2", "3"] {
+        fs::remove_dir_all(folder.path().join("model")).unwrap();
+        assert_eq!(losses(&train(folder.path(), &config, &["--workers", workers])), alone);
+    }
+}
+
+#[test]
+fn training_goes_on_from_its_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    flights(folder.path());
+    let run = |epochs: &str, more: &[&str]| {
+        _ = fs::remove_dir_all(folder.path().join("model"));
+        let output = train(folder.path(), &CONFIG.replace("40", epochs), more);
+        assert!(output.status.success(), "{}", stderr(&output));
+        (losses(&output), fs::read(folder.path().join("model/weights.safetensors")).unwrap())
+    };
+    let (all, weights) = run("5", &[]);
+    let (first, _) = run("2", &["--checkpoint", "c.safetensors"]);
+    let (rest, resumed) = run("5", &["--checkpoint", "c.safetensors"]);
+    assert_eq!([first, rest].concat(), all);
+    assert_eq!(resumed, weights);
+    let output = train(folder.path(), CONFIG, &["--checkpoint", "nowhere/c"]);
+    assert!(stderr(&output).contains("cannot write nowhere/c"), "{}", stderr(&output));
+    fs::write(folder.path().join("bad"), "not a checkpoint").unwrap();
+    let output = train(folder.path(), CONFIG, &["--checkpoint", "bad"]);
+    assert!(stderr(&output).contains("reading the checkpoint: the file of weights cannot be read"));
+}
+
 #[test]
 fn mistakes_are_named_and_nothing_is_written() {
     let folder = tempfile::tempdir().unwrap();
