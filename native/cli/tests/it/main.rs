@@ -95,6 +95,7 @@ fn training_goes_on_from_its_checkpoint() {
     let (rest, resumed) = run("5", &["--checkpoint", "c.safetensors"]);
     assert_eq!([first, rest].concat(), all);
     assert_eq!(resumed, weights);
+    fs::remove_dir_all(folder.path().join("model")).unwrap();
     let output = train(folder.path(), CONFIG, &["--checkpoint", "nowhere/c"]);
     assert!(stderr(&output).contains("cannot write nowhere/c"), "{}", stderr(&output));
     fs::write(folder.path().join("bad"), "not a checkpoint").unwrap();
