@@ -5,6 +5,7 @@
 //! (column, layer, option, rank), what was found and what was expected; [`Error::context`] adds, on the way up,
 //! what was being done.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 use std::fmt;
 

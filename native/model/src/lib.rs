@@ -10,6 +10,7 @@
 //! | [`graph`] | [`Graph`]: checked, shaped, with the layout of the flat weight vector |
 //! | [`network`] | [`Network`]: presets `mlp`, `lenet5`, `tabular`, and lists of layers |
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod graph;
 pub mod network;
