@@ -115,13 +115,14 @@ impl<'a> Reader<'a> {
         graph.buffers().iter().try_for_each(copy)
     }
 
-    /// The names that no graph's parameter or buffer has.
+    /// The first name, in the order of the alphabet, that no parameter or buffer of the graph has.
     pub(crate) fn unknown(&self, prefix: &str, graph: &Graph) -> Option<String> {
         let known = |name: &str| {
             graph.parameters().iter().any(|p| p.name == name)
                 || graph.buffers().iter().any(|b| b.name == name)
         };
         let names = self.tensors.names();
-        names.into_iter().find_map(|name| name.strip_prefix(prefix).filter(|n| !known(n)).map(str::to_owned))
+        let unknown = names.into_iter().filter_map(|name| name.strip_prefix(prefix)).filter(|n| !known(n));
+        unknown.min().map(str::to_owned)
     }
 }

@@ -4,6 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_ipc::writer::{FileWriter, StreamWriter};
+use parquet::arrow::ArrowWriter;
 
 /// 400 flights whose lateness depends on a number and a string.
 fn flights(folder: &Path) {
@@ -124,6 +129,40 @@ fn mistakes_are_named_and_nothing_is_written() {
     }
     fs::create_dir(folder.path().join("model")).unwrap();
     assert!(stderr(&train(folder.path(), CONFIG, &[])).contains("model is there already"));
+}
+
+#[test]
+fn every_format_of_the_same_rows_gives_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    flights(folder.path());
+    let column = |f: fn(usize) -> i64| Arc::new(Int64Array::from_iter_values((0..400).map(f))) as ArrayRef;
+    let carrier = StringArray::from_iter_values((0..400).map(|i| ["AA", "BB", "CC"][i % 3]));
+    let late = |i: usize| i64::from((i % 37 > 18) != (i % 3 == 1));
+    let rows = RecordBatch::try_from_iter([
+        ("late", column(late)),
+        ("carrier", Arc::new(carrier)),
+        ("distance", column(|i| (i % 37) as i64)),
+    ])
+    .unwrap();
+    let create = |name: &str| fs::File::create(folder.path().join(name)).unwrap();
+    let mut parquet = ArrowWriter::try_new(create("rows.parquet"), rows.schema(), None).unwrap();
+    parquet.write(&rows).unwrap();
+    parquet.close().unwrap();
+    let mut file = FileWriter::try_new(create("rows.arrow"), &rows.schema()).unwrap();
+    file.write(&rows).unwrap();
+    file.finish().unwrap();
+    let mut stream = StreamWriter::try_new(create("rows.arrows"), &rows.schema()).unwrap();
+    stream.write(&rows).unwrap();
+    stream.finish().unwrap();
+    fs::write(folder.path().join("config.json"), CONFIG.replace("40", "2")).unwrap();
+    let weights = ["flights.csv", "rows.parquet", "rows.arrow", "rows.arrows"].map(|data| {
+        let out = format!("model of {data}");
+        let arguments = ["train", "--config", "config.json", "--data", data, "--out", &out];
+        let output = firesteel(folder.path(), &arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        fs::read(folder.path().join(out).join("weights.safetensors")).unwrap()
+    });
+    assert!(weights.iter().all(|w| *w == weights[0]));
 }
 
 #[test]
