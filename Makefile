@@ -16,7 +16,7 @@ pins = $(shell sha256sum $(1) | cut -c 1-12)
 venv := $(FIRESTEEL_CACHE)/venv-$(call pins,python/requirements.txt)
 bench_venv := $(FIRESTEEL_CACHE)/venv-bench-$(call pins,benchmarks/requirements.txt)
 # The environment's own Spark, whatever else the machine has.
-unexport SPARK_HOME
+unexport SPARK_HOME FIRESTEEL_JAR
 # The driver's name may resolve to an address that nothing listens on.
 export SPARK_LOCAL_IP ?= 127.0.0.1
 export PYTHONPATH := $(CURDIR)/python
@@ -61,6 +61,7 @@ check: setup native ## What must hold besides the tests: formatting, lints, gene
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	$(cli) generate --check
 	cd scala && mvn -q -B spotless:check
+	cd examples/spark && mvn -q -B spotless:check
 	$(venv)/bin/ruff check python benchmarks examples tests
 	$(venv)/bin/ruff format --check python benchmarks examples tests
 
@@ -73,6 +74,7 @@ build: setup $(jar) ## The native library, the command and the jar
 fmt: setup ## Formats everything
 	cargo fmt --all
 	cd scala && mvn -q -B spotless:apply
+	cd examples/spark && mvn -q -B spotless:apply
 	$(venv)/bin/ruff check --fix python benchmarks examples tests
 	$(venv)/bin/ruff format python benchmarks examples tests
 

@@ -18,12 +18,12 @@ private[ml] object ColumnKind {
   case object Vector extends ColumnKind("vector", 4)
 
   def of(dataType: DataType): Option[ColumnKind] = dataType match {
-    case DoubleType | LongType | IntegerType | _: DecimalType                        => Some(Double)
-    case FloatType | ShortType | ByteType | BooleanType                              => Some(Float)
-    case _: StringType                                                               => Some(Text)
-    case VectorType                                                                  => Some(Vector)
+    case DoubleType | LongType | IntegerType | _: DecimalType => Some(Double)
+    case FloatType | ShortType | ByteType | BooleanType => Some(Float)
+    case _: StringType => Some(Text)
+    case VectorType => Some(Vector)
     case ArrayType(element, _) if of(element).exists(k => k == Double || k == Float) => Some(Vector)
-    case _                                                                           => None
+    case _ => None
   }
 }
 

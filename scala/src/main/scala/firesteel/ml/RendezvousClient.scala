@@ -65,7 +65,7 @@ private[ml] final class RendezvousClient(
         message.get("type").asText() match {
           case "world" => peers = Some(read(message.get("peers"))); heard.countDown()
           case "abort" => stop(new CancelledException(message.get("message").asText()))
-          case _       => // An answer to `alive`.
+          case _ => // An answer to `alive`.
         }
       }
     catch {

@@ -18,11 +18,11 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
   private val widths = columns.map(_.kind.width)
   private val decimals = columns.map(_.dataType match {
     case d: DecimalType => d
-    case _              => null
+    case _ => null
   })
   private val elements = columns.map(_.dataType match {
     case ArrayType(element, _) => element
-    case _                     => null
+    case _ => null
   })
 
   /** Elements written so far in each text or vector column. */
@@ -53,11 +53,11 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
       else
         (codes(c): @scala.annotation.switch) match {
           case DOUBLE => Platform.putDouble(null, batch.values(c) + 8L * at, row.getDouble(ordinal))
-          case LONG   => Platform.putDouble(null, batch.values(c) + 8L * at, row.getLong(ordinal).toDouble)
-          case INT    => Platform.putDouble(null, batch.values(c) + 8L * at, row.getInt(ordinal).toDouble)
-          case FLOAT  => Platform.putFloat(null, batch.values(c) + 4L * at, row.getFloat(ordinal))
-          case SHORT  => Platform.putFloat(null, batch.values(c) + 4L * at, row.getShort(ordinal).toFloat)
-          case BYTE   => Platform.putFloat(null, batch.values(c) + 4L * at, row.getByte(ordinal).toFloat)
+          case LONG => Platform.putDouble(null, batch.values(c) + 8L * at, row.getLong(ordinal).toDouble)
+          case INT => Platform.putDouble(null, batch.values(c) + 8L * at, row.getInt(ordinal).toDouble)
+          case FLOAT => Platform.putFloat(null, batch.values(c) + 4L * at, row.getFloat(ordinal))
+          case SHORT => Platform.putFloat(null, batch.values(c) + 4L * at, row.getShort(ordinal).toFloat)
+          case BYTE => Platform.putFloat(null, batch.values(c) + 4L * at, row.getByte(ordinal).toFloat)
           case BOOLEAN =>
             Platform.putFloat(null, batch.values(c) + 4L * at, if (row.getBoolean(ordinal)) 1f else 0f)
           case DECIMAL =>
@@ -67,9 +67,9 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
               batch.values(c) + 8L * at,
               row.getDecimal(ordinal, d.precision, d.scale).toDouble
             )
-          case TEXT   => putText(c, at, row, ordinal)
+          case TEXT => putText(c, at, row, ordinal)
           case VECTOR => putVector(c, at, row, ordinal)
-          case ARRAY  => putArray(c, at, row.getArray(ordinal), elements(c))
+          case ARRAY => putArray(c, at, row.getArray(ordinal), elements(c))
         }
       c += 1
     }
@@ -161,18 +161,18 @@ private[ml] object RowWriter {
   private final val ARRAY = 10
 
   private def code(dataType: DataType): Int = dataType match {
-    case DoubleType     => DOUBLE
-    case LongType       => LONG
-    case IntegerType    => INT
-    case FloatType      => FLOAT
-    case ShortType      => SHORT
-    case ByteType       => BYTE
-    case BooleanType    => BOOLEAN
+    case DoubleType => DOUBLE
+    case LongType => LONG
+    case IntegerType => INT
+    case FloatType => FLOAT
+    case ShortType => SHORT
+    case ByteType => BYTE
+    case BooleanType => BOOLEAN
     case _: DecimalType => DECIMAL
-    case _: StringType  => TEXT
-    case VectorType     => VECTOR
-    case _: ArrayType   => ARRAY
-    case other          => throw new IllegalArgumentException(s"no column of type ${other.simpleString}")
+    case _: StringType => TEXT
+    case VectorType => VECTOR
+    case _: ArrayType => ARRAY
+    case other => throw new IllegalArgumentException(s"no column of type ${other.simpleString}")
   }
 
   /** An `UnsafeArrayData` starts with its length and a bit an element that says NULL. */
@@ -191,14 +191,14 @@ private[ml] object RowWriter {
     array.getBaseOffset + UnsafeArrayData.calculateHeaderPortionInBytes(array.numElements())
 
   private def number(array: ArrayData, i: Int, element: DataType): Float = element match {
-    case DoubleType     => array.getDouble(i).toFloat
-    case FloatType      => array.getFloat(i)
-    case LongType       => array.getLong(i).toFloat
-    case IntegerType    => array.getInt(i).toFloat
-    case ShortType      => array.getShort(i).toFloat
-    case ByteType       => array.getByte(i).toFloat
-    case BooleanType    => if (array.getBoolean(i)) 1f else 0f
+    case DoubleType => array.getDouble(i).toFloat
+    case FloatType => array.getFloat(i)
+    case LongType => array.getLong(i).toFloat
+    case IntegerType => array.getInt(i).toFloat
+    case ShortType => array.getShort(i).toFloat
+    case ByteType => array.getByte(i).toFloat
+    case BooleanType => if (array.getBoolean(i)) 1f else 0f
     case d: DecimalType => array.getDecimal(i, d.precision, d.scale).toFloat
-    case other          => throw new IllegalArgumentException(s"no array of ${other.simpleString}")
+    case other => throw new IllegalArgumentException(s"no array of ${other.simpleString}")
   }
 }

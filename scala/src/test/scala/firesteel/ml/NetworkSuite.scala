@@ -21,16 +21,14 @@ class NetworkSuite extends AnyFunSuite {
       Sigmoid,
       Dropout(0.5)
     )
-    for (
-      network <- Seq(
+    for (network <- Seq(
         Mlp(512, 256),
         Mlp(Seq(8), "gelu", 0.1),
         Lenet5,
         Tabular(),
         Tabular(Seq(16), 4, 0.2),
         layers
-      )
-    )
+      ))
       Native.checkNetwork(network.toJson)
   }
 

@@ -23,8 +23,7 @@ class RendezvousSuite extends AnyFunSuite {
         result.set(
           try Right(run())
           catch { case e: Throwable => Left(e) }
-        )
-      )
+        ))
       t.start()
       t
     }

@@ -141,9 +141,12 @@ class RowWriterSuite extends AnyFunSuite {
   }
 
   test("types that are no features are refused by name") {
-    for (
-      t <- Seq(DateType, TimestampType, BinaryType, ArrayType(StringType), MapType(StringType, LongType))
-    ) {
+    for (t <- Seq(
+        DateType,
+        TimestampType,
+        BinaryType,
+        ArrayType(StringType),
+        MapType(StringType, LongType))) {
       val e = intercept[IllegalArgumentException](InputColumn("when", t, 0))
       assert(e.getMessage.startsWith(s"column when has type ${t.simpleString}; a feature is a number"))
     }

@@ -41,7 +41,8 @@ object Digits {
   /** `pixels`, from 0 to 1, row by row, and the `digit` they show. */
   private def images(spark: SparkSession, folder: String, part: String): DataFrame = {
     import spark.implicits._
-    val pixels = Files.readAllBytes(Paths.get(folder, s"$part-images-idx3-ubyte")).drop(16) // behind the header
+    val pixels =
+      Files.readAllBytes(Paths.get(folder, s"$part-images-idx3-ubyte")).drop(16) // behind the header
     val labels = Files.readAllBytes(Paths.get(folder, s"$part-labels-idx1-ubyte")).drop(8)
     val rows = pixels.grouped(28 * 28).zip(labels.iterator).toSeq
     spark.sparkContext

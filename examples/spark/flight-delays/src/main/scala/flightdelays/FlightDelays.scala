@@ -36,7 +36,10 @@ object FlightDelays {
     val results = Results(
       fits,
       model.stages.last.asInstanceOf[NeuralClassificationModel].history,
-      network.extractParamMap().toSeq.map(pair => pair.param.name -> shown(pair.value)).toMap,
+      network.params
+        .filter(network.isSet)
+        .map(param => param.name -> shown(network.getOrDefault(param)))
+        .toMap,
       Map("Spark" -> spark.version, "Scala" -> versionNumberString, "Java" -> sys.props("java.version")),
       rows
     )
@@ -44,7 +47,7 @@ object FlightDelays {
 
     spark.stop()
     val differing = scoredAgain(session(), options.out)
-    println(s"saved, loaded in a new session, scored again: $differing of ${rows("test")} probabilities differ")
+    println(s"saved, loaded in a new session, scored again: $differing of ${rows("test")} scores differ")
     results.copy(differing = differing).write(s"${options.out}/results.json")
     if (differing > 0) sys.exit(1)
   }
@@ -84,7 +87,10 @@ object FlightDelays {
       .getOrCreate()
 
   /** Fits a classifier and measures it on the test months. */
-  private def evaluated(classifier: PipelineStage, train: DataFrame, test: DataFrame): (PipelineModel, Fit) = {
+  private def evaluated(
+      classifier: PipelineStage,
+      train: DataFrame,
+      test: DataFrame): (PipelineModel, Fit) = {
     val name = classifier.getClass.getSimpleName
     println(s"\n$name")
     val (model, seconds) = timed(new Pipeline().setStages(Array(classifier)).fit(train))
@@ -103,7 +109,7 @@ object FlightDelays {
 
   private def shown(value: Any): String = value match {
     case many: Array[_] => many.mkString(", ")
-    case one            => one.toString
+    case one => one.toString
   }
 
   private def scores(model: PipelineModel, flights: DataFrame): DataFrame =

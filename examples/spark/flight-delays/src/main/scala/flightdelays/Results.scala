@@ -35,7 +35,10 @@ object Results {
 
   /** About 200 points of the curve. */
   def roc(scored: DataFrame): Seq[Seq[Double]] = {
-    val pairs = scored.select(vector_to_array(col("probability"))(1), col("late")).rdd.map(row => (row.getDouble(0), row.getDouble(1)))
+    val pairs = scored
+      .select(vector_to_array(col("probability"))(1), col("late"))
+      .rdd
+      .map(row => (row.getDouble(0), row.getDouble(1)))
     new BinaryClassificationMetrics(pairs, 200).roc().map { case (x, y) => Seq(x, y) }.collect().toSeq
   }
 }

@@ -29,7 +29,7 @@ object SparkBridge {
     def check(r: RDD[_]): Boolean = r.getNumPartitions == partitions &&
       r.dependencies.forall {
         case narrow: NarrowDependency[_] => check(narrow.rdd)
-        case _                           => true
+        case _ => true
       }
     check(rdd)
   }
