@@ -25,7 +25,7 @@ export PYSPARK_PYTHON := $(venv)/bin/python
 scala_files = $(shell find scala/src/main -type f) scala/pom.xml
 example_files = $(shell find examples/spark/$(1) -name target -prune -o -type f -print)
 example_jar = examples/spark/$(1)/target/$(1)-$(version).jar
-submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 2g --jars $(jar)
+submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars $(jar)
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
