@@ -208,8 +208,9 @@ def vector_ops():
     for op in ["relu", "tanh", "sigmoid", "gelu"]:
         yield op, chain(x, linear(7), op, linear(3))
     yield "linear", chain(x, linear(7, bias=False), linear(17), linear(3))
-    yield "layer_norm", chain(x, linear(7), {"layer_norm": {}}, linear(3))
-    yield "batch_norm", chain(x, linear(7), {"batch_norm": {"momentum": 0.3}}, linear(3))
+    # An epsilon large enough to show; the images keep the default ones.
+    yield "layer_norm", chain(x, linear(7), {"layer_norm": {"epsilon": 0.1}}, linear(3))
+    yield "batch_norm", chain(x, linear(7), {"batch_norm": {"momentum": 0.3, "epsilon": 0.2}}, linear(3))
     yield "dropout", chain(x, linear(7), {"dropout": {"rate": 0.5}}, linear(3))
     residual = [layer("a", linear(5)), layer("b", "tanh"), layer("c", "add", "x", "a", "b", "b")]
     yield "add", spec(x, *residual, layer("head", linear(3)))
