@@ -68,6 +68,9 @@ check: setup native ## What must hold besides the tests: formatting, lints, gene
 bench: build $(bench_venv)/ready ## Us and our peers, alternately in one run
 	$(bench_venv)/bin/python benchmarks/engine.py
 	$(venv)/bin/python benchmarks/spark.py --firesteel $(cli)
+	cd scala && $(mvn) test-compile
+	$(venv)/bin/spark-submit --driver-memory 4g --driver-class-path scala/target/test-classes:$(jar) \
+		--class firesteel.ml.IngestBenchmark --conf spark.ui.showConsoleProgress=false $(jar) | tee benchmarks/results/ingest.md
 
 build: setup $(jar) ## The native library, the command and the jar
 

@@ -80,7 +80,8 @@ def session(workers: int) -> SparkSession:
     """A local session with one slot a worker."""
     builder = SparkSession.builder.master(f"local[{workers}]").appName("firesteel-bench")
     builder = builder.config("spark.jars", jar_path()).config("spark.driver.memory", "6g")
-    builder = builder.config("spark.ui.enabled", "false").config("spark.sql.shuffle.partitions", workers)
+    builder = builder.config("spark.ui.enabled", "false").config("spark.ui.showConsoleProgress", "false")
+    builder = builder.config("spark.sql.shuffle.partitions", workers)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
@@ -109,8 +110,8 @@ def measure(spark: SparkSession, data: Path, options: argparse.Namespace) -> dic
 def native_rate(data: Path, options: argparse.Namespace) -> float:
     """The engine without Spark, as many workers as the job has."""
     config = {
-        "features": [{"column": "pixels"}],
-        "label": "label",
+        "task": "classification",
+        "data": {"features": [{"column": "pixels"}], "label": "label"},
         "network": json.loads(Mlp(*HIDDEN).to_json()),
         "params": {
             "epochs": options.epochs,

@@ -13,6 +13,7 @@ import org.apache.spark.sql.{Dataset, DataFrame}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.firesteel.SqlBridge
 import org.apache.spark.sql.functions.col
+import org.apache.spark.sql.vectorized.ColumnarBatch
 import org.apache.spark.util.SerializableConfiguration
 
 /** One fit, from the dataset to the model's files: a barrier stage whose tasks meet at a rendezvous and train
@@ -30,35 +31,23 @@ private[ml] final class DistributedTraining(
     val workers = Slots.workers(sc, settings.numWorkers, settings.batchSize)
     val selected = columns.selected
     val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
-    val rows = partitioned(data, workers)
+    val source = Source(data, workers)
     val checkpoint = Option(settings.checkpointDir).filter(_.nonEmpty).map(Checkpoint(_))
-    val files = attempts(sc, rows, selected, workers, checkpoint)
+    val files = attempts(sc, source, selected, workers, checkpoint)
     checkpoint.foreach(_.remove(sc.hadoopConfiguration))
     files
   }
 
-  /** A shuffle only when the partitions are not already one a worker. */
-  private def partitioned(data: DataFrame, workers: Int): RDD[InternalRow] = {
-    val rows = SqlBridge.rows(data)
-    if (rows.getNumPartitions == workers && SparkBridge.isOneToOne(rows)) rows
-    else {
-      val dealt = SqlBridge.deal(data, rows, workers)
-      // Spark gives partitions that were asked for, unless it finds out that there is nothing to put in them.
-      Demand(dealt.getNumPartitions == workers, "there are no rows to train on")
-      dealt
-    }
-  }
-
   private def attempts(
       sc: SparkContext,
-      rows: RDD[InternalRow],
+      source: Source,
       selected: Array[InputColumn],
       workers: Int,
       checkpoint: Option[Checkpoint]
   ): Seq[(String, Array[Byte])] = {
     var attempt = 1
     while (true) {
-      try return once(sc, rows, selected, workers, checkpoint)
+      try return once(sc, source, selected, workers, checkpoint)
       catch {
         case e: RuntimeException if FiresteelException.isRetryable(e) && attempt <= settings.maxRetries =>
           attempt += 1
@@ -71,7 +60,7 @@ private[ml] final class DistributedTraining(
 
   private def once(
       sc: SparkContext,
-      rows: RDD[InternalRow],
+      source: Source,
       selected: Array[InputColumn],
       workers: Int,
       checkpoint: Option[Checkpoint]
@@ -94,7 +83,7 @@ private[ml] final class DistributedTraining(
         new SerializableConfiguration(sc.hadoopConfiguration)
       )
       val results =
-        try submit(sc, rows, job)
+        try submit(sc, source, job)
         catch { case NonFatal(e) => throw cause(e, rendezvous) }
       results.find(_.nonEmpty).getOrElse(throw new InternalException("no worker returned a model")).toSeq
     } finally rendezvous.close()
@@ -102,17 +91,22 @@ private[ml] final class DistributedTraining(
 
   private def submit(
       sc: SparkContext,
-      rows: RDD[InternalRow],
+      source: Source,
       job: Job
   ): Array[Array[(String, Array[Byte])]] = {
     sc.setJobDescription(s"Firesteel: $name on ${job.world} workers")
     try
-      rows
-        .barrier()
-        .mapPartitions(partition => Iterator.single(new TrainingTask(job).run(partition)))
-        .collect()
+      source match {
+        case Source.Rows(rdd) => train(rdd)(rows => new TrainingTask(job).run(Feed.rows(rows)))
+        case Source.Batches(rdd) => train(rdd)(batches => new TrainingTask(job).run(Feed.batches(batches)))
+      }
     finally sc.setJobDescription(null)
   }
+
+  private def train[T](rdd: RDD[T])(
+      work: Iterator[T] => Array[(String, Array[Byte])]
+  ): Array[Array[(String, Array[Byte])]] =
+    rdd.barrier().mapPartitions(partition => Iterator.single(work(partition))).collect()
 
   private def hear(event: JsonNode): Unit =
     if (event.path("event").asText() == "epoch") {
@@ -155,6 +149,27 @@ private[ml] final class DistributedTraining(
         m.contains("Could not recover from a failed barrier ResultStage") &&
           (m.contains("ExecutorLostFailure") || m.contains("FetchFailed")))
     case _ => false
+  }
+}
+
+/** The rows of a fit, a partition a worker. */
+private[ml] sealed trait Source
+
+private[ml] object Source {
+  final case class Rows(rdd: RDD[InternalRow]) extends Source
+  final case class Batches(rdd: RDD[ColumnarBatch]) extends Source
+
+  /** A shuffle only when the partitions are not already one a worker; column batches where the plan has them. */
+  def apply(data: DataFrame, workers: Int): Source = {
+    val rows = SqlBridge.rows(data)
+    if (rows.getNumPartitions == workers && SparkBridge.isOneToOne(rows))
+      SqlBridge.batches(data).map(Batches(_)).getOrElse(Rows(rows))
+    else {
+      val dealt = SqlBridge.deal(data, rows, workers)
+      // Spark gives partitions that were asked for, unless it finds out that there is nothing to put in them.
+      Demand(dealt.getNumPartitions == workers, "there are no rows to train on")
+      Rows(dealt)
+    }
   }
 }
 

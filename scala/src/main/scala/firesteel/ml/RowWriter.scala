@@ -5,9 +5,13 @@ import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.UnsafeArrayData
 import org.apache.spark.sql.catalyst.util.ArrayData
 import org.apache.spark.sql.types._
+import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarArray, ColumnarBatch}
 import org.apache.spark.unsafe.Platform
+import org.apache.spark.unsafe.types.UTF8String
 
-/** Writes rows into a batch's native memory, value by value, without a JNI call. */
+/** Writes rows into a batch's native memory, value by value, without a JNI call: row by row, or column by column
+  * where Spark has column batches.
+  */
 private[ml] final class RowWriter(batch: ColumnBatch) {
   import RowWriter._
 
@@ -34,7 +38,10 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
   /** Rows written since the last `reset`. */
   def rows: Int = written
 
-  def isFull: Boolean = written == batch.capacity
+  /** Rows that can still be written. */
+  def space: Int = batch.capacity - written
+
+  def isFull: Boolean = space == 0
 
   /** After the rows were taken: new memory, from the first row. */
   def reset(): Unit = {
@@ -52,29 +59,72 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
       if (row.isNullAt(ordinal)) putNull(c, at)
       else
         (codes(c): @scala.annotation.switch) match {
-          case DOUBLE => Platform.putDouble(null, batch.values(c) + 8L * at, row.getDouble(ordinal))
-          case LONG => Platform.putDouble(null, batch.values(c) + 8L * at, row.getLong(ordinal).toDouble)
-          case INT => Platform.putDouble(null, batch.values(c) + 8L * at, row.getInt(ordinal).toDouble)
-          case FLOAT => Platform.putFloat(null, batch.values(c) + 4L * at, row.getFloat(ordinal))
-          case SHORT => Platform.putFloat(null, batch.values(c) + 4L * at, row.getShort(ordinal).toFloat)
-          case BYTE => Platform.putFloat(null, batch.values(c) + 4L * at, row.getByte(ordinal).toFloat)
-          case BOOLEAN =>
-            Platform.putFloat(null, batch.values(c) + 4L * at, if (row.getBoolean(ordinal)) 1f else 0f)
+          case DOUBLE => putDouble(c, at, row.getDouble(ordinal))
+          case LONG => putDouble(c, at, row.getLong(ordinal).toDouble)
+          case INT => putDouble(c, at, row.getInt(ordinal).toDouble)
+          case FLOAT => putFloat(c, at, row.getFloat(ordinal))
+          case SHORT => putFloat(c, at, row.getShort(ordinal).toFloat)
+          case BYTE => putFloat(c, at, row.getByte(ordinal).toFloat)
+          case BOOLEAN => putFloat(c, at, if (row.getBoolean(ordinal)) 1f else 0f)
           case DECIMAL =>
             val d = decimals(c)
-            Platform.putDouble(
-              null,
-              batch.values(c) + 8L * at,
-              row.getDecimal(ordinal, d.precision, d.scale).toDouble
-            )
-          case TEXT => putText(c, at, row, ordinal)
-          case VECTOR => putVector(c, at, row, ordinal)
+            putDouble(c, at, row.getDecimal(ordinal, d.precision, d.scale).toDouble)
+          case TEXT => putText(c, at, row.getUTF8String(ordinal))
+          case VECTOR => putVector(c, at, row.getStruct(ordinal, 4))
           case ARRAY => putArray(c, at, row.getArray(ordinal), elements(c))
         }
       c += 1
     }
     written = at + 1
   }
+
+  /** Adds rows `from` until `until` of a batch, column by column; there must be room. */
+  def write(batch: ColumnarBatch, from: Int, until: Int): Unit = {
+    var c = 0
+    while (c < count) {
+      writeColumn(c, batch.column(ordinals(c)), from, until)
+      c += 1
+    }
+    written += until - from
+  }
+
+  private def writeColumn(c: Int, column: ColumnVector, from: Int, until: Int): Unit = {
+    def each(put: (Int, Int) => Unit): Unit = {
+      val shift = written - from
+      var i = from
+      while (i < until) {
+        if (column.isNullAt(i)) putNull(c, i + shift) else put(i + shift, i)
+        i += 1
+      }
+    }
+    def address = batch.values(c) + widths(c).toLong * written
+    val n = until - from
+    (codes(c): @scala.annotation.switch) match {
+      case DOUBLE if !column.hasNull =>
+        Platform.copyMemory(column.getDoubles(from, n), Platform.DOUBLE_ARRAY_OFFSET, null, address, 8L * n)
+      case FLOAT if !column.hasNull =>
+        Platform.copyMemory(column.getFloats(from, n), Platform.FLOAT_ARRAY_OFFSET, null, address, 4L * n)
+      case DOUBLE => each((at, i) => putDouble(c, at, column.getDouble(i)))
+      case LONG => each((at, i) => putDouble(c, at, column.getLong(i).toDouble))
+      case INT => each((at, i) => putDouble(c, at, column.getInt(i).toDouble))
+      case FLOAT => each((at, i) => putFloat(c, at, column.getFloat(i)))
+      case SHORT => each((at, i) => putFloat(c, at, column.getShort(i).toFloat))
+      case BYTE => each((at, i) => putFloat(c, at, column.getByte(i).toFloat))
+      case BOOLEAN => each((at, i) => putFloat(c, at, if (column.getBoolean(i)) 1f else 0f))
+      case DECIMAL =>
+        val d = decimals(c)
+        each((at, i) => putDouble(c, at, column.getDecimal(i, d.precision, d.scale).toDouble))
+      case TEXT => each((at, i) => putText(c, at, column.getUTF8String(i)))
+      case VECTOR => each((at, i) => putVector(c, at, column.getStruct(i)))
+      case ARRAY => each((at, i) => putArray(c, at, column.getArray(i), elements(c)))
+    }
+  }
+
+  private def putDouble(c: Int, at: Int, value: Double): Unit =
+    Platform.putDouble(null, batch.values(c) + 8L * at, value)
+
+  private def putFloat(c: Int, at: Int, value: Float): Unit =
+    Platform.putFloat(null, batch.values(c) + 4L * at, value)
 
   private def putNull(c: Int, at: Int): Unit = {
     val address = batch.validity(c) + (at >> 3)
@@ -88,7 +138,7 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
   }
 
   /** The address of the next `n` elements of a text or vector column. */
-  private def space(c: Int, at: Int, n: Int): Long = {
+  private def elementSpace(c: Int, at: Int, n: Int): Long = {
     val width = widths(c)
     val from = width.toLong * ends(c)
     val until = from + width.toLong * n
@@ -97,20 +147,17 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
     batch.values(c) + from
   }
 
-  private def putText(c: Int, at: Int, row: InternalRow, ordinal: Int): Unit = {
-    val text = row.getUTF8String(ordinal)
-    text.writeToMemory(null, space(c, at, text.numBytes))
-  }
+  private def putText(c: Int, at: Int, text: UTF8String): Unit =
+    text.writeToMemory(null, elementSpace(c, at, text.numBytes))
 
   /** A `VectorUDT`: struct of type (0 sparse, 1 dense), size, indices, values. */
-  private def putVector(c: Int, at: Int, row: InternalRow, ordinal: Int): Unit = {
-    val vector = row.getStruct(ordinal, 4)
+  private def putVector(c: Int, at: Int, vector: InternalRow): Unit = {
     val values = vector.getArray(3)
     if (vector.getByte(0) == 1) putArray(c, at, values, DoubleType)
     else {
       val size = vector.getInt(1)
       val indices = vector.getArray(2)
-      val address = space(c, at, size)
+      val address = elementSpace(c, at, size)
       Platform.setMemory(address, 0, 4L * size)
       val n = indices.numElements()
       var i = 0
@@ -123,7 +170,7 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
 
   private def putArray(c: Int, at: Int, array: ArrayData, element: DataType): Unit = {
     val n = array.numElements()
-    val address = space(c, at, n)
+    val address = elementSpace(c, at, n)
     array match {
       case unsafe: UnsafeArrayData if element == FloatType && !anyNull(unsafe) =>
         Platform.copyMemory(unsafe.getBaseObject, elementsOf(unsafe), null, address, 4L * n)
@@ -133,6 +180,13 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
         var i = 0
         while (i < n) {
           Platform.putFloat(null, address + 4L * i, Platform.getDouble(base, from + 8L * i).toFloat)
+          i += 1
+        }
+      case columnar: ColumnarArray if element == FloatType =>
+        var i = 0
+        while (i < n) {
+          val value = if (columnar.isNullAt(i)) Float.NaN else columnar.getFloat(i)
+          Platform.putFloat(null, address + 4L * i, value)
           i += 1
         }
       case _ =>

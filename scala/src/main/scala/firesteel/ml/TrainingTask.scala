@@ -4,7 +4,6 @@ import java.util.UUID
 
 import org.apache.spark.TaskContext
 import org.apache.spark.firesteel.SparkBridge
-import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.util.SerializableConfiguration
 
 /** What the driver gives every worker of one attempt. */
@@ -32,7 +31,7 @@ private[ml] final class TrainingTask(job: Job) {
   private val rank = context.partitionId()
 
   /** The model's files on rank 0, nothing elsewhere. */
-  def run(rows: Iterator[InternalRow]): Array[(String, Array[Byte])] = {
+  def run(feed: Feed): Array[(String, Array[Byte])] = {
     NativeLibrary.load()
     val host = SparkBridge.executorHost
     val listener = new Handle("listener", Native.listenerOpen(host))
@@ -40,7 +39,7 @@ private[ml] final class TrainingTask(job: Job) {
       val me = Peer(rank, ThisProcess.id, host, Native.listenerPort(listener.value), SparkBridge.executorId)
       val driver = new RendezvousClient(job.driverHost, job.driverPort, job.secret, me, job.timeoutMs)
       try {
-        val files = train(rows, listener, driver)
+        val files = train(feed, listener, driver)
         driver.done()
         files
       } catch {
@@ -57,13 +56,13 @@ private[ml] final class TrainingTask(job: Job) {
   }
 
   private def train(
-      rows: Iterator[InternalRow],
+      feed: Feed,
       listener: Handle,
       driver: RendezvousClient
   ): Array[(String, Array[Byte])] = {
     val shard = new Handle("shard", Native.shardNew(job.config, rank))
     try {
-      fill(shard, rows, driver)
+      fill(shard, feed, driver)
       val peers = driver.meet(() => check(driver))
       // The others hear of it from rank 0.
       val resume = job.checkpoint.filter(_ => rank == 0).flatMap(_.read(job.hadoop.value)).orNull
@@ -78,19 +77,16 @@ private[ml] final class TrainingTask(job: Job) {
   }
 
   /** Rows to native memory, a batch at a time. */
-  private def fill(shard: Handle, rows: Iterator[InternalRow], driver: RendezvousClient): Unit = {
+  private def fill(shard: Handle, feed: Feed, driver: RendezvousClient): Unit = {
     val batch = new ColumnBatch(job.columns, TrainingTask.batchRows)
     try {
       val writer = new RowWriter(batch)
-      while (rows.hasNext) {
-        writer.write(rows.next())
-        if (writer.isFull) {
-          Native.shardPush(shard.value, batch.handle, writer.rows)
-          writer.reset()
-          check(driver)
-        }
+      while (feed.hasNext) {
+        feed.fill(writer)
+        Native.shardPush(shard.value, batch.handle, writer.rows)
+        writer.reset()
+        check(driver)
       }
-      if (writer.rows > 0) Native.shardPush(shard.value, batch.handle, writer.rows)
     } finally batch.close()
   }
 

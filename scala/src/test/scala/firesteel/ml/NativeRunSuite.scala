@@ -42,6 +42,10 @@ class NativeRunSuite extends SparkSuite {
     val read = spark.read.parquet(folder.toString).repartition(1)
     val spark1 = estimator.setNumWorkers(1).fit(read)
     assert(java.util.Arrays.equals(weights(spark1), native(estimator, parquet.head.toPath)))
+    // Column batches too, which a bare Parquet file gives.
+    val columns = spark.read.parquet(folder.toString)
+    assert(Source(columns, 1).isInstanceOf[Source.Batches])
+    assert(java.util.Arrays.equals(weights(spark1), weights(estimator.setNumWorkers(1).fit(columns))))
     // However Spark partitions the rows.
     for (partitions <- Seq(2, 5)) {
       val dealt = estimator.setNumWorkers(1).fit(rows(partitions))

@@ -5,7 +5,9 @@ import org.apache.spark.sql.Row
 import org.apache.spark.sql.catalyst.CatalystTypeConverters
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.UnsafeProjection
+import org.apache.spark.sql.execution.Columns
 import org.apache.spark.sql.types._
+import org.apache.spark.sql.vectorized.ColumnarBatch
 import org.apache.spark.unsafe.Platform
 import org.scalatest.funsuite.AnyFunSuite
 
@@ -93,11 +95,18 @@ class RowWriterSuite extends AnyFunSuite {
     new String(range(b, c, row).map(i => Platform.getByte(null, b.values(c) + i)).toArray, "UTF-8")
   }
 
-  for ((kind, input) <- Seq("unsafe" -> unsafe, "generic" -> internal))
-    test(s"$kind rows, every type, NULLs") {
+  private def columnar: ColumnarBatch = Columns.batch(internal, schema)
+
+  for ((kind, write) <- Seq[(String, RowWriter => Unit)](
+      "unsafe rows" -> (w => unsafe.foreach(w.write)),
+      "generic rows" -> (w => internal.foreach(w.write)),
+      "column batches" -> (_.write(columnar, 0, 3)),
+      "column batches in parts" -> { w => w.write(columnar, 0, 1); w.write(columnar, 1, 3) }
+    ))
+    test(s"$kind, every type, NULLs") {
       val batch = new ColumnBatch(columns, 8)
       val writer = new RowWriter(batch)
-      input.foreach(writer.write)
+      write(writer)
       assert(writer.rows == 3)
       for (c <- columns.indices) assert((0 to 2).map(isValid(batch, c, _)) == Seq(true, false, true))
       def double(name: String) =
@@ -122,6 +131,26 @@ class RowWriterSuite extends AnyFunSuite {
       assert(vector(batch, "longs", 0) == Seq(4f, 5f) && vector(batch, "longs", 2).head.isNaN)
       batch.close()
     }
+
+  test("column batches are cut where the memory ends, empty ones are passed over") {
+    val schema = new StructType().add("x", LongType)
+    def batch(values: Range) = Columns.batch(values.map(v => InternalRow(v.toLong)), schema)
+    val feed = Feed.batches(Iterator(batch(0 until 0), batch(0 until 5), batch(5 until 5), batch(5 until 7)))
+    val memory = new ColumnBatch(Array(InputColumn("x", LongType, 0)), 3)
+    val writer = new RowWriter(memory)
+    val taken = Iterator
+      .continually(feed.hasNext)
+      .takeWhile(identity)
+      .map { _ =>
+        feed.fill(writer)
+        val values = (0 until writer.rows).map(i => Platform.getDouble(null, memory.values(0) + 8L * i))
+        writer.reset()
+        values
+      }
+      .toSeq
+    assert(taken == Seq(Seq(0.0, 1.0, 2.0), Seq(3.0, 4.0, 5.0), Seq(6.0)))
+    memory.close()
+  }
 
   test("long vectors and texts move to larger memory") {
     val schema = new StructType().add("t", StringType).add("v", ArrayType(FloatType, containsNull = false))

@@ -5,8 +5,10 @@ import org.apache.spark.sql.{classic, DataFrame, Dataset}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Alias, AttributeReference}
 import org.apache.spark.sql.catalyst.plans.logical.Project
+import org.apache.spark.sql.execution.{ColumnarToRowExec, InputAdapter, WholeStageCodegenExec}
 import org.apache.spark.sql.functions.{col, monotonically_increasing_id}
 import org.apache.spark.sql.types.StructField
+import org.apache.spark.sql.vectorized.ColumnarBatch
 
 /** What only code inside Spark SQL's own package may ask of Spark SQL. */
 object SqlBridge {
@@ -14,6 +16,19 @@ object SqlBridge {
   /** The rows of a plan, in Spark's own format; a row is valid until the next is read. */
   def rows(data: DataFrame): RDD[InternalRow] =
     data.asInstanceOf[classic.Dataset[_]].queryExecution.toRdd
+
+  /** The plan's column batches, where its last step only turns such into rows; a batch is valid until the next is
+    * read.
+    */
+  def batches(data: DataFrame): Option[RDD[ColumnarBatch]] = {
+    val execution = data.asInstanceOf[classic.Dataset[_]].queryExecution
+    val columnar = execution.executedPlan match {
+      case WholeStageCodegenExec(ColumnarToRowExec(InputAdapter(child))) => Some(child)
+      case ColumnarToRowExec(child) => Some(child)
+      case _ => None
+    }
+    columnar.filter(_.output == execution.executedPlan.output).map(_.executeColumnar())
+  }
 
   /** The same rows dealt out over `partitions` by a shuffle; what computed them is not planned again. In each
     * partition they stand in their old order, whichever block arrived first, so that training is repeatable.

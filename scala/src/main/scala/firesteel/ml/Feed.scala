@@ -1,0 +1,41 @@
+package firesteel.ml
+
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.vectorized.ColumnarBatch
+
+/** What a worker trains on, as Spark has it. */
+private[ml] trait Feed {
+  def hasNext: Boolean
+
+  /** Writes until the writer is full or nothing is left. */
+  def fill(writer: RowWriter): Unit
+}
+
+private[ml] object Feed {
+
+  def rows(rows: Iterator[InternalRow]): Feed = new Feed {
+    override def hasNext: Boolean = rows.hasNext
+    override def fill(writer: RowWriter): Unit = while (!writer.isFull && rows.hasNext)
+      writer.write(rows.next())
+  }
+
+  def batches(batches: Iterator[ColumnarBatch]): Feed = new Feed {
+    private var batch: ColumnarBatch = _
+    private var from = 0
+
+    /** Moves to the next batch once all of this one is written; empty ones are passed over. */
+    override def hasNext: Boolean = {
+      while ((batch == null || from == batch.numRows) && batches.hasNext) {
+        batch = batches.next()
+        from = 0
+      }
+      batch != null && from < batch.numRows
+    }
+
+    override def fill(writer: RowWriter): Unit = while (!writer.isFull && hasNext) {
+      val until = math.min(batch.numRows, from + writer.space)
+      writer.write(batch, from, until)
+      from = until
+    }
+  }
+}
