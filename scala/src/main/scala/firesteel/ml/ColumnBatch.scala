@@ -40,8 +40,8 @@ private[ml] object InputColumn {
       "array of numbers or ML Vector"
 }
 
-/** Native memory for rows of some columns. It belongs to one thread. After `push` or `predict` took the rows,
-  * `refresh` gives the addresses of new memory.
+/** Native memory for rows of some columns. It belongs to one thread. There is none, and all addresses are 0, until
+  * `refresh` asks for it, after `take` gave it away, and after `close`.
   */
 private[ml] final class ColumnBatch(val columns: Array[InputColumn], val capacity: Int)
     extends AutoCloseable {
@@ -55,6 +55,20 @@ private[ml] final class ColumnBatch(val columns: Array[InputColumn], val capacit
 
   def handle: Long = native.value
 
+  /** Whether there is memory to write to. */
+  def isWritable: Boolean = writable
+  private var writable = false
+
+  /** A call that takes the memory, whether it succeeds or fails. */
+  def take[A](call: Long => A): A =
+    try call(handle)
+    finally forget()
+
+  private def forget(): Unit = {
+    writable = false
+    Seq(validity, offsets, values, room).foreach(java.util.Arrays.fill(_, 0L))
+  }
+
   def refresh(): Unit = {
     val addresses = Native.batchAddresses(handle)
     for (c <- columns.indices) {
@@ -63,6 +77,7 @@ private[ml] final class ColumnBatch(val columns: Array[InputColumn], val capacit
       values(c) = addresses(4 * c + 2)
       room(c) = addresses(4 * c + 3)
     }
+    writable = true
   }
 
   /** Room for at least so many bytes of values in a column; what was written stays, the address may change. */
@@ -72,7 +87,10 @@ private[ml] final class ColumnBatch(val columns: Array[InputColumn], val capacit
     room(column) = wanted
   }
 
-  override def close(): Unit = native.close()
+  override def close(): Unit = {
+    forget()
+    native.close()
+  }
 }
 
 private[ml] object ColumnBatch {

@@ -33,9 +33,7 @@ private[ml] object Feed {
     }
 
     override def fill(writer: RowWriter): Unit = while (!writer.isFull && hasNext) {
-      val until = math.min(batch.numRows, from + writer.space)
-      writer.write(batch, from, until)
-      from = until
+      from = writer.write(batch, from, batch.numRows)
     }
   }
 }

@@ -11,8 +11,12 @@ import org.apache.spark.unsafe.types.UTF8String
 
 /** Writes rows into a batch's native memory, value by value, without a JNI call: row by row, or column by column
   * where Spark has column batches.
+  *
+  * @param limit
+  *   bytes of values in a text or vector column from which the batch counts as full: wide rows come in smaller
+  *   batches, as offsets count no more than 2 GiB
   */
-private[ml] final class RowWriter(batch: ColumnBatch) {
+private[ml] final class RowWriter(batch: ColumnBatch, limit: Long = RowWriter.limit) {
   import RowWriter._
 
   private val columns = batch.columns
@@ -29,17 +33,23 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
     case _ => null
   })
 
+  /** The text and vector columns, whose rows have any length, and the others. */
+  private val (long, fixed) = columns.indices.toArray.partition(codes(_) >= TEXT)
+
   /** Elements written so far in each text or vector column. */
   private val ends = new Array[Int](count)
   private var written = 0
+
+  /** Whether a column has passed the limit. */
+  private var passed = false
 
   batch.refresh()
 
   /** Rows written since the last `reset`. */
   def rows: Int = written
 
-  /** Rows that can still be written. */
-  def space: Int = batch.capacity - written
+  /** Rows that can still be written, if they are not long. */
+  def space: Int = if (passed || !batch.isWritable) 0 else batch.capacity - written
 
   def isFull: Boolean = space == 0
 
@@ -48,10 +58,12 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
     batch.refresh()
     java.util.Arrays.fill(ends, 0)
     written = 0
+    passed = false
   }
 
   /** Adds a row; there must be room. */
   def write(row: InternalRow): Unit = {
+    if (isFull) throw new IllegalStateException(s"there is no room for a row behind $written others")
     val at = written
     var c = 0
     while (c < count) {
@@ -78,15 +90,39 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
     written = at + 1
   }
 
-  /** Adds rows `from` until `until` of a batch, column by column; there must be room. */
-  def write(batch: ColumnarBatch, from: Int, until: Int): Unit = {
-    var c = 0
-    while (c < count) {
-      writeColumn(c, batch.column(ordinals(c)), from, until)
-      c += 1
-    }
-    written += until - from
+  /** Adds rows `from` until `until` of a batch, as many as there is room for; gives the first that is left. */
+  def write(batch: ColumnarBatch, from: Int, until: Int): Int = {
+    val end = writeLong(batch, from, math.min(until, from + space))
+    fixed.foreach(c => writeColumn(c, batch.column(ordinals(c)), from, end))
+    written += end - from
+    end
   }
+
+  /** The text and vector columns, row by row as only what is written says how long it was; gives where it ended. */
+  private def writeLong(batch: ColumnarBatch, from: Int, until: Int): Int =
+    if (long.isEmpty) until
+    else {
+      val vectors = long.map(c => batch.column(ordinals(c)))
+      var i = from
+      while (i < until && !passed) {
+        val at = written + i - from
+        var k = 0
+        while (k < long.length) {
+          val c = long(k)
+          val column = vectors(k)
+          if (column.isNullAt(i)) putNull(c, at)
+          else
+            (codes(c): @scala.annotation.switch) match {
+              case TEXT => putText(c, at, column.getUTF8String(i))
+              case VECTOR => putVector(c, at, column.getStruct(i))
+              case ARRAY => putArray(c, at, column.getArray(i), elements(c))
+            }
+          k += 1
+        }
+        i += 1
+      }
+      i
+    }
 
   private def writeColumn(c: Int, column: ColumnVector, from: Int, until: Int): Unit = {
     def each(put: (Int, Int) => Unit): Unit = {
@@ -114,9 +150,6 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
       case DECIMAL =>
         val d = decimals(c)
         each((at, i) => putDouble(c, at, column.getDecimal(i, d.precision, d.scale).toDouble))
-      case TEXT => each((at, i) => putText(c, at, column.getUTF8String(i)))
-      case VECTOR => each((at, i) => putVector(c, at, column.getStruct(i)))
-      case ARRAY => each((at, i) => putArray(c, at, column.getArray(i), elements(c)))
     }
   }
 
@@ -143,6 +176,7 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
     val from = width.toLong * ends(c)
     val until = from + width.toLong * n
     if (until > batch.room(c)) batch.grow(c, until)
+    if (until >= limit) passed = true
     endAt(c, at, ends(c) + n)
     batch.values(c) + from
   }
@@ -202,6 +236,10 @@ private[ml] final class RowWriter(batch: ColumnBatch) {
 }
 
 private[ml] object RowWriter {
+
+  /** 55 images of 3×224×224, or 4096 vectors of 2,000. */
+  private val limit = 32L << 20
+
   private final val DOUBLE = 0
   private final val LONG = 1
   private final val INT = 2

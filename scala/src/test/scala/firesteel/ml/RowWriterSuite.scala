@@ -100,8 +100,8 @@ class RowWriterSuite extends AnyFunSuite {
   for ((kind, write) <- Seq[(String, RowWriter => Unit)](
       "unsafe rows" -> (w => unsafe.foreach(w.write)),
       "generic rows" -> (w => internal.foreach(w.write)),
-      "column batches" -> (_.write(columnar, 0, 3)),
-      "column batches in parts" -> { w => w.write(columnar, 0, 1); w.write(columnar, 1, 3) }
+      "column batches" -> { w => w.write(columnar, 0, 3); () },
+      "column batches in parts" -> { w => w.write(columnar, 0, 1); w.write(columnar, 1, 3); () }
     ))
     test(s"$kind, every type, NULLs") {
       val batch = new ColumnBatch(columns, 8)
@@ -167,6 +167,71 @@ class RowWriterSuite extends AnyFunSuite {
     assert((0 until 15000).forall(j => Platform.getFloat(null, batch.values(1) + 4L * j) == j.toFloat))
     assert(Platform.getByte(null, batch.values(0) + 30002) == '2')
     batch.close()
+  }
+
+  private val wide = new StructType()
+    .add("n", IntegerType)
+    .add("v", ArrayType(FloatType, containsNull = false))
+    .add("t", StringType)
+  private def wideColumns = wide.fields.zipWithIndex.map { case (f, i) => InputColumn(f.name, f.dataType, i) }
+
+  /** Rows whose vectors have 1,000 values, 4,000 bytes. */
+  private def wideRows(count: Int): Seq[InternalRow] = {
+    val convert = CatalystTypeConverters.createToCatalystConverter(wide)
+    (0 until count).map(i => convert(Row(i, Seq.fill(1000)(i.toFloat), s"row $i")).asInstanceOf[InternalRow])
+  }
+
+  for ((kind, feed) <- Seq[(String, Seq[InternalRow] => Feed)](
+      "rows" -> (r => Feed.rows(r.iterator)),
+      "column batches" -> (r => Feed.batches(r.grouped(7).map(Columns.batch(_, wide))))
+    ))
+    test(s"$kind with long values come in batches of few rows") {
+      val memory = new ColumnBatch(wideColumns, 4096)
+      // The third row passes 10,000 bytes; a row longer than the limit comes alone.
+      for ((limit, most) <- Seq(10000L -> 3, 100L -> 1, 4000L * 8 -> 8)) {
+        val writer = new RowWriter(memory, limit)
+        val rows = feed(wideRows(50))
+        var seen = 0
+        while (rows.hasNext) {
+          rows.fill(writer)
+          assert(writer.rows == most || seen + writer.rows == 50)
+          for (i <- 0 until writer.rows) {
+            assert(Platform.getDouble(null, memory.values(0) + 8L * i) == seen + i)
+            assert(Platform.getFloat(null, memory.values(1) + 4000L * i + 3996) == seen + i)
+            val text = Platform.getInt(null, memory.offsets(2) + 4L * i)
+            val end = Platform.getInt(null, memory.offsets(2) + 4L * (i + 1))
+            val bytes = (text until end).map(b => Platform.getByte(null, memory.values(2) + b))
+            assert(new String(bytes.toArray) == s"row ${seen + i}")
+          }
+          seen += writer.rows
+          writer.reset()
+        }
+        assert(seen == 50)
+      }
+      memory.close()
+    }
+
+  test("nothing is written where there is no room or no memory") {
+    val memory = new ColumnBatch(wideColumns, 2)
+    val writer = new RowWriter(memory)
+    val rows = wideRows(3)
+    rows.take(2).foreach(writer.write)
+    assert(intercept[IllegalStateException](writer.write(rows(2))).getMessage.contains("behind 2 others"))
+    assert(writer.write(Columns.batch(rows, wide), 0, 3) == 0)
+    writer.reset()
+    writer.write(rows.head)
+    val taken = memory.handle
+    assert(memory.take(identity) == taken)
+    assert(memory.values.forall(_ == 0) && memory.offsets.forall(_ == 0) && memory.room.forall(_ == 0))
+    intercept[IllegalStateException](writer.write(rows.head))
+    writer.reset()
+    writer.write(rows.head)
+    intercept[ArithmeticException](memory.take(_ => throw new ArithmeticException("a call that fails")))
+    assert(writer.isFull)
+    memory.refresh()
+    memory.close()
+    assert(memory.values.forall(_ == 0))
+    intercept[IllegalStateException](writer.write(rows.head))
   }
 
   test("types that are no features are refused by name") {
