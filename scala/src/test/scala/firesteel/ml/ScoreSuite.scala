@@ -2,13 +2,16 @@ package firesteel.ml
 
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.GenericInternalRow
-import org.apache.spark.sql.firesteel.{Scorer, Scoring, SqlBridge}
+import org.apache.spark.sql.firesteel.{Scorer, ScoreStrategy, Scoring, SqlBridge}
 import org.apache.spark.sql.functions._
 import org.apache.spark.sql.types._
+import org.scalatest.concurrent.Eventually
+import org.scalatest.time.SpanSugar._
 
 /** Doubles a column, five rows at a time, and drops rows where it is negative. */
 private class Doubling extends Scoring {
   override def open(ordinals: Array[Int]): Scorer = new Scorer {
+    Doubling.opened.incrementAndGet()
     private val in = scala.collection.mutable.ArrayBuffer.empty[Double]
     private var out = Array.empty[Double]
     override def add(row: InternalRow): Unit = in += row.getDouble(ordinals(0))
@@ -21,11 +24,13 @@ private class Doubling extends Scoring {
 }
 
 private object Doubling {
+  val opened = new java.util.concurrent.atomic.AtomicInteger
   val closed = new java.util.concurrent.atomic.AtomicInteger
 }
 
 /** The operator that appends columns to rows in batches. */
-class ScoreSuite extends SparkSuite {
+class ScoreSuite extends SparkSuite with Eventually {
+  override implicit val patienceConfig: PatienceConfig = PatienceConfig(timeout = 10.seconds)
   private lazy val data = spark.range(0, 17, 1, 3).select(col("id"), col("id").cast("double").as("x"))
   private def doubled(df: org.apache.spark.sql.DataFrame) =
     SqlBridge.score(df, Seq("x"), Seq(StructField("y", DoubleType, nullable = false)), new Doubling)
@@ -45,10 +50,49 @@ class ScoreSuite extends SparkSuite {
   }
 
   test("a scorer is closed however its task ends") {
-    val before = Doubling.closed.get
-    doubled(data).count()
-    doubled(data).limit(1).collect()
-    assert(Doubling.closed.get > before)
+    val failing = data.withColumn(
+      "x",
+      when(col("id") === 11, raise_error(lit("broken")).cast("double")).otherwise(col("x")))
+    for ((name, run) <- Seq[(String, () => Unit)](
+        "all rows" -> (() => doubled(data).foreach(_ => ())),
+        "some rows" -> (() => doubled(data.coalesce(1)).limit(1).collect()),
+        "a failure" -> (() => { intercept[Exception](doubled(failing).foreach(_ => ())); () }),
+        "a failure behind" -> { () =>
+          intercept[Exception](doubled(data).foreach(_ => throw new IllegalStateException("behind")))
+          ()
+        }
+      )) {
+      val before = Doubling.opened.get
+      run()
+      assert(Doubling.opened.get > before, name)
+      // Of several tasks one fails first, and Spark does not wait for the others to end.
+      eventually(assert(Doubling.closed.get == Doubling.opened.get, name))
+    }
+  }
+
+  test("a frame is read in another session, through a global view") {
+    doubled(data).createOrReplaceGlobalTempView("scored")
+    val before = spark.newSession()
+    for (session <- Seq(before, spark.newSession()))
+      assert(session.sql("SELECT sum(y) FROM global_temp.scored").head().getDouble(0) == 2 * (0 until 17).sum)
+    spark.catalog.dropGlobalTempView("scored")
+  }
+
+  test("names are taken by the letter, and one that two columns have is refused") {
+    spark.conf.set("spark.sql.caseSensitive", "true")
+    val both = data.select(lit("a text").as("X"), col("x"))
+    spark.conf.unset("spark.sql.caseSensitive")
+    assert(doubled(both).agg(sum("y")).head().getDouble(0) == 2 * (0 until 17).sum)
+    val twice = data.select(col("x"), (-col("x")).as("x"))
+    assert(refusal(doubled(twice)) == "2 columns have the name x; rename or drop all but one")
+  }
+
+  test("two threads register the strategy with one session once") {
+    val session = spark.newSession().asInstanceOf[org.apache.spark.sql.classic.SparkSession]
+    val threads = Seq.fill(8)(new Thread(() => ScoreStrategy.register(session)))
+    threads.foreach(_.start())
+    threads.foreach(_.join())
+    assert(session.sessionState.planner.strategies.count(_ == ScoreStrategy) == 1)
   }
 
   test("joined with itself, twice applied, aggregated, cached, written") {

@@ -4,6 +4,7 @@ import scala.collection.mutable.ArrayBuffer
 
 import org.apache.spark.TaskContext
 import org.apache.spark.rdd.RDD
+import org.apache.spark.sql.{classic, SparkSessionExtensions, SparkSessionExtensionsProvider}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{
   Attribute,
@@ -36,7 +37,7 @@ trait Scorer extends AutoCloseable {
   def run(): Unit
 
   /** The result columns of a row of the last run, or null when the row is to be dropped. The next call may
-    * overwrite it.
+    * overwrite it. It can be asked for after `close`, even while that runs.
     */
   def result(row: Int): InternalRow
 }
@@ -63,16 +64,23 @@ case class ScoreExec(child: SparkPlan, inputs: Seq[Attribute], results: Seq[Attr
     val ordinals = inputs.map(i => child.output.indexWhere(_.exprId == i.exprId)).toArray
     val (columns, task) = (output, scoring)
     child.execute().mapPartitionsInternal { rows =>
-      val scorer = task.open(ordinals)
-      TaskContext.get().addTaskCompletionListener[Unit](_ => scorer.close())
-      new ScoredRows(rows, scorer, UnsafeProjection.create(columns, columns))
+      val scored = new ScoredRows(rows, task.open(ordinals), UnsafeProjection.create(columns, columns))
+      TaskContext.get().addTaskCompletionListener[Unit](_ => scored.close())
+      scored
     }
   }
 }
 
-/** The rows of a partition with their results. */
-private final class ScoredRows(rows: Iterator[InternalRow], scorer: Scorer, project: UnsafeProjection)
-    extends Iterator[InternalRow] {
+/** The rows of a partition with their results. A task may end while a thread that it started still reads them, as
+  * `RDD.pipe` does: `close` waits for the batch that is scored, and the next one is refused.
+  */
+private[firesteel] final class ScoredRows(
+    rows: Iterator[InternalRow],
+    scorer: Scorer,
+    project: UnsafeProjection)
+    extends Iterator[InternalRow]
+    with AutoCloseable {
+  private var isClosed = false
   private val batch = ArrayBuffer.empty[InternalRow]
   private val joined = new JoinedRow
   private var next_ = 0
@@ -96,6 +104,13 @@ private final class ScoredRows(rows: Iterator[InternalRow], scorer: Scorer, proj
     row
   }
 
+  override def close(): Unit = synchronized {
+    if (!isClosed) {
+      isClosed = true
+      scorer.close()
+    }
+  }
+
   private def fill(): Unit = {
     batch.clear()
     next_ = 0
@@ -103,17 +118,39 @@ private final class ScoredRows(rows: Iterator[InternalRow], scorer: Scorer, proj
       // The child reuses its row.
       val row = rows.next().copy()
       batch += row
-      scorer.add(row)
+      whileOpen(scorer.add(row))
     }
-    scorer.run()
+    whileOpen(scorer.run())
+  }
+
+  /** Not held while the child is asked for rows, which may take long. */
+  private def whileOpen(work: => Unit): Unit = synchronized {
+    if (isClosed) throw new IllegalStateException("the task that scores these rows has ended")
+    work
   }
 }
 
 /** Plans [[Score]]. */
 object ScoreStrategy extends SparkStrategy {
+
+  /** Makes a session plan it that was made without [[ScoreExtensions]]. */
+  def register(session: classic.SparkSession): Unit = synchronized {
+    val own = session.experimental
+    if (!session.sessionState.planner.strategies.contains(this))
+      own.extraStrategies = own.extraStrategies :+ this
+  }
+
   override def apply(plan: LogicalPlan): Seq[SparkPlan] = plan match {
     case Score(child, inputs, results, scoring) =>
       ScoreExec(planLater(child), inputs, results, scoring) :: Nil
     case _ => Nil
   }
+}
+
+/** Gives [[ScoreStrategy]] to every session of an application that has the jar from its start: a frame may be read in
+  * another session than the one it was made in, through a global temporary view.
+  */
+final class ScoreExtensions extends SparkSessionExtensionsProvider {
+  override def apply(extensions: SparkSessionExtensions): Unit =
+    extensions.injectPlannerStrategy(_ => ScoreStrategy)
 }

@@ -49,14 +49,17 @@ object SqlBridge {
   def score(data: Dataset[_], inputs: Seq[String], results: Seq[StructField], scoring: Scoring): DataFrame = {
     val classic_ = data.asInstanceOf[classic.Dataset[_]]
     val session = classic_.sparkSession
-    if (!session.experimental.extraStrategies.contains(ScoreStrategy))
-      session.experimental.extraStrategies = session.experimental.extraStrategies :+ ScoreStrategy
+    ScoreStrategy.register(session)
     val child = classic_.queryExecution.analyzed
-    val resolver = session.sessionState.conf.resolver
+    // By the letter, as the schema was checked.
     val attributes = inputs.map { name =>
-      child.output
-        .find(a => resolver(a.name, name))
-        .getOrElse(throw new IllegalArgumentException(s"there is no column $name"))
+      child.output.filter(_.name == name) match {
+        case Seq(one) => one
+        case Seq() => throw new IllegalArgumentException(s"there is no column $name")
+        case many =>
+          throw new IllegalArgumentException(
+            s"${many.length} columns have the name $name; rename or drop all but one")
+      }
     }
     val made = results.map(f => AttributeReference(f.name, f.dataType, f.nullable, f.metadata)())
     // New names on top, so that a frame can be joined with itself.
