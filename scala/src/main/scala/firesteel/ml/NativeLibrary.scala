@@ -1,6 +1,6 @@
 package firesteel.ml
 
-import java.nio.file.{Files, StandardCopyOption}
+import java.nio.file.{Files, Path, StandardCopyOption}
 import java.util.Properties
 
 /** The native library: it travels in the jar and is loaded once a class loader. */
@@ -41,10 +41,24 @@ private[ml] object NativeLibrary {
     try {
       try Files.copy(in, file, StandardCopyOption.REPLACE_EXISTING)
       finally in.close()
-      System.load(file.toString)
+      load(file)
     } finally Files.deleteIfExists(file)
     check(jarVersion, Native.version())
   }
+
+  private[ml] def load(file: Path): Unit =
+    try System.load(file.toString)
+    catch {
+      case e: UnsatisfiedLinkError =>
+        throw new FiresteelException(
+          s"the native library cannot be loaded from $file: ${e.getMessage}. It is unpacked into java.io.tmpdir, " +
+            s"${file.getParent}: where that is mounted noexec, name another folder with -Djava.io.tmpdir in " +
+            "spark.driver.extraJavaOptions and spark.executor.extraJavaOptions. Where a version of GLIBC is not " +
+            "found, the machine's C library is older than the one the jar was built on: build the jar on this system",
+          e,
+          retryable = false
+        )
+    }
 
   /** Loads the library the first time it is called. */
   def load(): Unit = once

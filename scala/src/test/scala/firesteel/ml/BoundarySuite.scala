@@ -21,6 +21,16 @@ class BoundarySuite extends AnyFunSuite {
     assert(e.getMessage.contains("not for Mac OS X on aarch64"))
   }
 
+  test("a library that cannot be loaded is named, with what to do") {
+    val file = java.nio.file.Files.createTempFile("firesteel-test-", ".so")
+    java.nio.file.Files.writeString(file, "no library")
+    val e = intercept[FiresteelException](NativeLibrary.load(file))
+    java.nio.file.Files.delete(file)
+    for (part <- Seq(file.toString, s"java.io.tmpdir, ${file.getParent}", "-Djava.io.tmpdir", "GLIBC"))
+      assert(e.getMessage.contains(part), e.getMessage)
+    assert(e.getCause.isInstanceOf[UnsatisfiedLinkError])
+  }
+
   test("a panic becomes an exception that says what and where, and the JVM lives on") {
     for (how <- Seq("panic", "panic_str", "index", "thread")) {
       val e = intercept[InternalException](Native.fail(how))
