@@ -1,5 +1,8 @@
 package firesteel.ml
 
+import scala.language.implicitConversions
+
+import com.fasterxml.jackson.core.JsonProcessingException
 import com.fasterxml.jackson.databind.JsonNode
 import com.fasterxml.jackson.databind.node.TextNode
 
@@ -15,6 +18,20 @@ sealed trait Network {
 
   /** As the `network` param holds it. */
   def toJson: String = node.toString
+}
+
+private[ml] object Network {
+
+  /** Refuses a text that is not even JSON; whether it is a network is the library's to say. */
+  def checked(json: String): String =
+    try { Wire.json.readTree(json); json }
+    catch {
+      case _: JsonProcessingException | _: IllegalArgumentException =>
+        val found = Option(json).fold("null")(text => s"\"$text\", which is not JSON")
+        throw new IllegalArgumentException(
+          s"network is $found; it takes a Network, for example Lenet5 or Mlp(512, 256), or its JSON, " +
+            "for example {\"mlp\": {\"hidden\": [512, 256]}}")
+    }
 }
 
 /** One operation of a [[Sequential]] network. */
@@ -35,7 +52,7 @@ private object Json {
     array
   }
 
-  def pair(value: Int): JsonNode = list(Seq(value, value))
+  def size(value: Size): JsonNode = list(Seq(value.height, value.width))
 }
 
 /** Hidden linear layers with an activation (relu, tanh, sigmoid or gelu) and dropout behind each. */
@@ -81,38 +98,48 @@ final case class Linear(outputs: Int, bias: Boolean = true) extends Layer {
   private[ml] def node: JsonNode = Json.named("linear")(_.put("outputs", outputs).put("bias", bias))
 }
 
-/** A convolution with a square kernel. */
+/** Height and width of a kernel, a stride or a padding. One number stands for both, and a pair for itself:
+  * `Conv2d(16, kernel = 3, padding = (1, 0))`.
+  */
+final case class Size(height: Int, width: Int)
+
+object Size {
+  implicit def square(side: Int): Size = Size(side, side)
+  implicit def pair(sides: (Int, Int)): Size = Size(sides._1, sides._2)
+}
+
+/** A cross-correlation over (channels, height, width). */
 final case class Conv2d(
     outputs: Int,
-    kernel: Int,
-    stride: Int = 1,
-    padding: Int = 0,
+    kernel: Size,
+    stride: Size = 1,
+    padding: Size = 0,
     groups: Int = 1,
     bias: Boolean = true
 ) extends Layer {
   private[ml] def node: JsonNode = Json.named("conv2d") { n =>
     n.put("outputs", outputs).put("groups", groups).put("bias", bias)
-    n.set[JsonNode]("kernel", Json.pair(kernel))
-    n.set[JsonNode]("stride", Json.pair(stride))
-    n.set[JsonNode]("padding", Json.pair(padding))
+    n.set[JsonNode]("kernel", Json.size(kernel))
+    n.set[JsonNode]("stride", Json.size(stride))
+    n.set[JsonNode]("padding", Json.size(padding))
   }
 }
 
-/** The largest value of each square window; windows do not overlap unless `stride` says so. */
-final case class MaxPool2d(kernel: Int, stride: Int = 0, padding: Int = 0) extends Layer {
+/** The largest value of each window; the stride is the kernel where it is 0. */
+final case class MaxPool2d(kernel: Size, stride: Size = 0, padding: Size = 0) extends Layer {
   private[ml] def node: JsonNode = Pool.node("max_pool2d", kernel, stride, padding)
 }
 
-/** The mean of each square window. */
-final case class AvgPool2d(kernel: Int, stride: Int = 0, padding: Int = 0) extends Layer {
+/** The mean of each window; the stride is the kernel where it is 0. */
+final case class AvgPool2d(kernel: Size, stride: Size = 0, padding: Size = 0) extends Layer {
   private[ml] def node: JsonNode = Pool.node("avg_pool2d", kernel, stride, padding)
 }
 
 private object Pool {
-  def node(name: String, kernel: Int, stride: Int, padding: Int): JsonNode = Json.named(name) { n =>
-    n.set[JsonNode]("kernel", Json.pair(kernel))
-    n.set[JsonNode]("stride", Json.pair(if (stride > 0) stride else kernel))
-    n.set[JsonNode]("padding", Json.pair(padding))
+  def node(name: String, kernel: Size, stride: Size, padding: Size): JsonNode = Json.named(name) { n =>
+    n.set[JsonNode]("kernel", Json.size(kernel))
+    n.set[JsonNode]("stride", Json.size(if (stride == Size(0, 0)) kernel else stride))
+    n.set[JsonNode]("padding", Json.size(padding))
   }
 }
 

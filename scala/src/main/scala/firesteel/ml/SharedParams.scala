@@ -94,7 +94,7 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
   final val network: Param[String] = new Param[String](this, "network", "the network, as JSON")
   final def getNetwork: String = $(network)
   def setNetwork(value: Network): this.type = set(network, value.toJson)
-  def setNetwork(json: String): this.type = set(network, json)
+  def setNetwork(json: String): this.type = set(network, Network.checked(json))
 
   /** How many tasks train together. 0 takes as many as can run at once, but not so many that a worker would get
     * fewer than 32 rows of a batch.
