@@ -65,7 +65,7 @@ class NeuralClassificationModel private[ml] (override val uid: String, private[m
       fitting: Boolean,
       featuresDataType: DataType
   ): StructType = {
-    featureColumns(schema)
+    scoringColumns(schema)
     ClassifierSchema.append(schema, $(rawPredictionCol), $(probabilityCol), $(predictionCol))
   }
 

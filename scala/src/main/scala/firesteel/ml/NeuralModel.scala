@@ -6,7 +6,6 @@ import org.apache.spark.ml.firesteel.HasNeuralSummary
 import org.apache.spark.ml.linalg.{SQLDataTypes, Vector}
 import org.apache.spark.ml.util.MLWritable
 import org.apache.spark.sql.{DataFrame, Dataset}
-import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.GenericInternalRow
 import org.apache.spark.sql.firesteel.SqlBridge
 import org.apache.spark.sql.types._
@@ -39,17 +38,27 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with HasNe
 
   def setFeaturesCols(value: Array[String]): this.type = set(featuresCols, value)
 
+  /** The feature columns of a schema, checked against those of the training: by place, as `featuresCols` may name the
+    * same features differently today.
+    */
+  private[ml] def scoringColumns(schema: StructType): Seq[InputColumn] = {
+    val inputs = featureColumns(schema)
+    if (files != null) {
+      val trained = files.features
+      Demand(
+        inputs.length == trained.length,
+        s"the model was trained on ${trained.length} feature columns (${trained.map(_.name).mkString(", ")}), " +
+          s"not ${inputs.length} (${inputs.map(_.name).mkString(", ")})"
+      )
+      inputs.zip(trained).foreach { case (input, feature) => feature.check(input, schema(input.name)) }
+    }
+    inputs
+  }
+
   /** Appends `results`, which `columns` makes of the network's outputs, when the plan runs. */
   private[ml] def score(dataset: Dataset[_], results: Seq[StructField], columns: ResultColumns): DataFrame = {
-    val inputs = featureColumns(dataset.schema)
-    val trained = info.features
-    Demand(
-      inputs.length == trained.length,
-      s"the model was trained on ${trained.length} feature columns (${trained.mkString(", ")}), " +
-        s"not ${inputs.length} (${inputs.map(_.name).mkString(", ")})"
-    )
-    // By place, as `featuresCols` may name the same features differently today.
-    val named = inputs.zip(trained).map { case (c, name) => c.copy(name = name) }
+    val inputs = scoringColumns(dataset.schema)
+    val named = inputs.zip(files.features).map { case (c, feature) => c.copy(name = feature.name) }
     val model = files.broadcast(dataset.sparkSession.sparkContext)
     SqlBridge.score(
       dataset,
@@ -58,20 +67,22 @@ private[ml] trait NeuralModel extends NeuralColumns with NeuralParams with HasNe
       new ModelScoring(model, named.toArray, columns, $(handleInvalid)))
   }
 
-  @transient private var single: BatchScorer = _
-
-  /** The network's outputs for one vector; slow next to `transform`. */
-  private[ml] def outputs(features: Vector): Array[Double] = synchronized {
+  /** The network's outputs for one vector; slow next to `transform`. It cannot be skipped: an unusable feature is an
+    * error, unless `handleInvalid` is keep.
+    */
+  private[ml] def outputs(features: Vector): Array[Double] = {
+    val names = info.features
     Demand(
-      info.features.length == 1,
-      s"a single vector cannot be scored: the model reads ${info.features.length} columns; use transform"
-    )
-    val column = InputColumn(info.features.head, SQLDataTypes.VectorType, 0)
-    if (single == null) single = new BatchScorer(files.native, Array(column), RawColumns, "keep", 1)
-    val udt = SQLDataTypes.VectorType.asInstanceOf[UserDefinedType[Vector]]
-    single.add(new GenericInternalRow(Array[Any](udt.serialize(features))))
-    single.run()
-    val row: InternalRow = single.result(0)
-    if (row == null) Array.fill(info.outputs)(Double.NaN) else row.getArray(0).toDoubleArray()
+      names.length == 1,
+      s"a single vector cannot be scored: the model reads ${names.length} columns; use transform")
+    val column = InputColumn(names.head, SQLDataTypes.VectorType, 0)
+    val invalid = if ($(handleInvalid) == "keep") "keep" else "error"
+    val scorer = new BatchScorer(files.native, Array(column), RawColumns, invalid, 1)
+    try {
+      val udt = SQLDataTypes.VectorType.asInstanceOf[UserDefinedType[Vector]]
+      scorer.add(new GenericInternalRow(Array[Any](udt.serialize(features))))
+      scorer.run()
+      scorer.result(0).getArray(0).toDoubleArray()
+    } finally scorer.close()
   }
 }

@@ -61,7 +61,7 @@ class NeuralRegressionModel private[ml] (override val uid: String, private[ml] v
       fitting: Boolean,
       featuresDataType: DataType
   ): StructType = {
-    featureColumns(schema)
+    scoringColumns(schema)
     NeuralColumns.append(schema, $(predictionCol), DoubleType)
   }
 

@@ -14,6 +14,8 @@ import org.apache.spark.ml.util.{MLReader, MLWriter}
 private[ml] final class ModelWriter(model: Params, files: ModelFiles) extends MLWriter {
 
   override def save(path: String): Unit = {
+    // Before anything is written; again below, as it takes a while to write.
+    if (!shouldOverwrite) MlBridge.prepare(path, overwrite = false, sparkSession)
     val target = new Path(path)
     val fs = target.getFileSystem(sc.hadoopConfiguration)
     val beside = new Path(target.getParent, s".${target.getName}-${UUID.randomUUID()}")
@@ -50,6 +52,10 @@ private[ml] final class ModelReader[M <: Params](className: String, make: (Strin
     val (uid, setParams) = MlBridge.loadMetadata(path, sparkSession, className)
     val files = new ModelFiles(if (MlBridge.isLocal) Persistence.local(path) else fromHadoop(path))
     if (files.files.isEmpty) throw new CorruptException(s"there is no network in $path")
+    try files.features -> files.native
+    catch {
+      case e: CorruptException => throw new CorruptException(s"the model in $path: ${e.getMessage}", e)
+    }
     val model = make(uid, files)
     setParams(model)
     model

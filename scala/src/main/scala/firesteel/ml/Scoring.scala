@@ -40,26 +40,32 @@ private[ml] final class BatchScorer(
   private val batch = new ColumnBatch(columns, capacity)
   private val writer = new RowWriter(batch)
   private val values = new Array[Double](outputs)
-  private var address = 0L
-  private var skipped = 0L
+
+  // Copies: another thread may close the scorer while the last batch's results are still read.
+  private var last = Array.emptyFloatArray
+  private var skipped = Array.emptyByteArray
 
   override def add(row: InternalRow): Unit = writer.write(row)
   override def isFull: Boolean = writer.isFull
 
   override def run(): Unit = {
-    val answer = Native.scorerRun(scorer.value, batch.handle, writer.rows)
-    address = answer(0)
-    skipped = answer(1)
-    writer.reset()
+    val rows = writer.rows
+    val answer =
+      try batch.take(Native.scorerRun(scorer.value, _, rows))
+      finally writer.reset()
+    last = new Array[Float](rows * outputs)
+    Platform.copyMemory(null, answer(0), last, Platform.FLOAT_ARRAY_OFFSET, 4L * last.length)
+    skipped = new Array[Byte](if (answer(1) == 0) 0 else rows)
+    Platform.copyMemory(null, answer(1), skipped, Platform.BYTE_ARRAY_OFFSET, skipped.length)
   }
 
   override def result(row: Int): InternalRow =
-    if (skipped != 0 && Platform.getByte(null, skipped + row) != 0) null
+    if (skipped.nonEmpty && skipped(row) != 0) null
     else {
-      val at = address + 4L * outputs * row
+      val at = outputs * row
       var i = 0
       while (i < outputs) {
-        values(i) = Platform.getFloat(null, at + 4L * i).toDouble
+        values(i) = last(at + i).toDouble
         i += 1
       }
       results.row(values)
@@ -136,13 +142,21 @@ private[ml] object Classes {
       powers.map(_ / sum)
     }
 
-  /** The class of the largest probability, or of the largest p/t where there are thresholds, as in Spark. */
+  /** The class of the largest probability, or of the largest p/t where there are thresholds. As in Spark, the first
+    * of equals, and class 0 where the probabilities are NaN because a feature's size overflowed.
+    */
   def predict(probabilities: Array[Double], thresholds: Option[Array[Double]]): Double = {
     val scaled = thresholds.fold(probabilities) { t =>
       probabilities.zip(t).map { case (p, t) =>
         if (t == 0.0) (if (p == 0.0) 0.0 else Double.PositiveInfinity) else p / t
       }
     }
-    scaled.indexOf(scaled.max).toDouble
+    var best = 0
+    var i = 1
+    while (i < scaled.length) {
+      if (scaled(i) > scaled(best)) best = i
+      i += 1
+    }
+    best.toDouble
   }
 }
