@@ -8,13 +8,15 @@
 //! | [`batch`] | [`Batch`], [`Values`], [`Targets`]: what a step reads |
 //! | [`loss`] | [`Loss`] and its gradient by the logits |
 //! | [`optim`] | [`Optimizer`] and its state, [`Moments`] |
-//! | [`replica`] | [`Replica`], [`Sink`]: the face of the engine |
+//! | [`replica`] | [`Replica`], [`Sink`]: a network that is trained |
+//! | [`inference`] | [`Inference`]: a network that only answers, with weights that others share |
 //! | `check` | whether a batch fits the network |
 //! | `fuse` | which layers run as one kernel |
 //! | `plan`, `place` | the graph compiled to calls whose buffers lie in one arena |
 //! | `ops` | a file an operation: forward and backward |
 //! | `kernels` | arithmetic on registers and lanes |
-//! | `pass`, `run` | what a call sees; a step from its edge to its end |
+//! | `runner` | a plan with its threads and memory |
+//! | `job`, `training`, `pass` | what all ranks see of a run, what training adds to it, and what one rank sees |
 //! | `tiled`, `wide` | the two ways to run a plan on several threads |
 //! | `memory`, `team`, `random` | aligned memory, threads, counter-based randomness |
 //!
@@ -27,6 +29,8 @@
 pub mod batch;
 mod check;
 mod fuse;
+pub mod inference;
+mod job;
 mod kernels;
 pub mod loss;
 mod memory;
@@ -37,12 +41,14 @@ mod place;
 mod plan;
 mod random;
 pub mod replica;
-mod run;
+mod runner;
 mod team;
 mod tiled;
+mod training;
 mod wide;
 
 pub use batch::{Batch, Targets, Totals, Values};
+pub use inference::{Inference, InferenceConfig};
 pub use loss::Loss;
 pub use optim::{Moments, Optimizer};
 pub use replica::{Mode, Parts, PlanConfig, Replica, Sink};

@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 
+use firesteel_error::{Error, Kind, Result};
+
 /// Samples lie in groups of this many, side by side in the innermost axis: `(blocks, features, LANES)`.
 /// 64 bytes: one AVX-512 register or two of AVX2, and a cache line.
 pub(crate) const LANES: usize = 16;
@@ -13,7 +15,7 @@ pub(crate) const LANES: usize = 16;
 struct Line([f32; LANES]);
 
 /// A vector of f32 that starts at a cache line and has room up to the end of its last one.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Aligned {
     lines: Vec<Line>,
     len: usize,
@@ -21,8 +23,13 @@ pub(crate) struct Aligned {
 
 impl Aligned {
     /// `len` zeros.
-    pub(crate) fn zeros(len: usize) -> Aligned {
-        Aligned { lines: vec![Line([0.0; LANES]); len.div_ceil(LANES)], len }
+    pub(crate) fn zeros(len: usize) -> Result<Aligned> {
+        Ok(Aligned { lines: filled(len.div_ceil(LANES), Line([0.0; LANES]))?, len })
+    }
+
+    /// `count` times `len` zeros.
+    pub(crate) fn several(count: usize, len: usize) -> Result<Vec<Aligned>> {
+        (0..count).map(|_| Aligned::zeros(len)).collect()
     }
 }
 
@@ -40,6 +47,31 @@ impl DerefMut for Aligned {
         // SAFETY: as in `deref`, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
+}
+
+/// `len` times `value`. A user says how large networks and batches are, so every vector of their size is made here:
+/// the standard library ends the process when there is no memory.
+pub(crate) fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
+    let mut values = with_room(len)?;
+    values.resize(len, value);
+    Ok(values)
+}
+
+/// An empty vector with room for `len`.
+pub(crate) fn with_room<T>(len: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    match values.try_reserve_exact(len) {
+        Ok(()) => Ok(values),
+        Err(e) => {
+            let bytes = len as u128 * size_of::<T>() as u128;
+            Err(Error::new(Kind::Io, format!("no memory for {bytes} bytes")).with_source(e))
+        }
+    }
+}
+
+/// A product of sizes, for which there must be memory.
+pub(crate) fn product(a: usize, b: usize) -> Result<usize> {
+    a.checked_mul(b).ok_or_else(|| Error::new(Kind::Io, format!("no memory for {a} times {b} values")))
 }
 
 /// A mutable slice shared by the threads of one step.
@@ -69,6 +101,11 @@ impl<'a, T> Shared<'a, T> {
     /// A view of `values`.
     pub(crate) fn new(values: &'a mut [T]) -> Shared<'a, T> {
         Shared { start: values.as_mut_ptr(), len: values.len(), memory: PhantomData }
+    }
+
+    /// A view of nothing.
+    pub(crate) fn empty() -> Shared<'a, T> {
+        Shared::new(&mut [])
     }
 
     /// Where a range starts.
@@ -115,10 +152,19 @@ mod tests {
 
     #[test]
     fn memory_starts_at_a_cache_line() {
-        let mut memory = Aligned::zeros(17);
+        let mut memory = Aligned::zeros(17).unwrap();
         assert_eq!(memory.as_ptr() as usize % 64, 0);
         memory[16] = 3.0;
         assert_eq!((memory.len(), memory[16]), (17, 3.0));
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_that_names_the_bytes() {
+        let e = Aligned::zeros(usize::MAX / 8).unwrap_err();
+        assert_eq!(e.kind(), Kind::Io);
+        assert!(e.to_string().starts_with("no memory for 9223372036854775808 bytes: "), "{e}");
+        assert!(with_room::<u64>(1 << 60).is_err());
+        assert!(product(1 << 40, 1 << 40).is_err());
     }
 
     #[test]

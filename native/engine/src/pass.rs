@@ -3,10 +3,9 @@
 use std::fmt;
 use std::ops::Range;
 
-use pulp::Arch;
-
-use crate::batch::Values;
+use crate::job::Job;
 use crate::memory::{LANES, Shared, share};
+use crate::training::Training;
 
 /// One call of a plan.
 ///
@@ -31,41 +30,32 @@ pub(crate) struct Place {
     pub(crate) len: usize,
 }
 
-/// What the kernels of one thread work with. Rows are grouped into blocks of [`LANES`], lanes innermost:
+/// What the kernels of one rank work with. Rows are grouped into blocks of [`LANES`], lanes innermost:
 /// a value of `features` is `(blocks, features, LANES)`.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass<'a> {
-    pub(crate) arch: Arch,
-    pub(crate) places: &'a [Place],
+    pub(crate) job: &'a Job<'a>,
     pub(crate) arena: Shared<'a>,
-    /// The blocks the arena has room for.
-    pub(crate) capacity: usize,
     /// Memory of this thread alone, never kept between kernels.
     pub(crate) scratch: Shared<'a>,
     /// The rows at work.
     pub(crate) rows: usize,
     /// The place of the first of them in the batch.
     pub(crate) first: usize,
-    pub(crate) inputs: &'a [Values<'a>],
-    /// Of all rows of the batch; empty in inference.
-    pub(crate) positions: &'a [u64],
-    pub(crate) weights: &'a [f32],
+    /// The flat gradient, or this rank's own.
     pub(crate) gradient: Shared<'a>,
     /// Add to the gradient instead of setting it.
     pub(crate) add: bool,
-    /// The gradients of embedding outputs, `(room, dims)` a table, one table behind the other.
-    pub(crate) sparse: Shared<'a>,
-    /// The rows of a batch that `sparse` has room for.
-    pub(crate) room: usize,
-    pub(crate) buffers: Shared<'a>,
-    pub(crate) training: bool,
-    pub(crate) seed: u64,
-    pub(crate) step: u64,
     pub(crate) rank: usize,
     pub(crate) of: usize,
 }
 
 impl<'a> Pass<'a> {
+    /// The training that backward is a part of.
+    pub(crate) fn training(&self) -> &'a Training<'a> {
+        self.job.training.expect("backward runs in training only")
+    }
+
     /// The blocks at work.
     pub(crate) fn blocks(&self) -> usize {
         self.rows.div_ceil(LANES)
@@ -87,8 +77,8 @@ impl<'a> Pass<'a> {
     }
 
     fn range(&self, id: Id, block: usize) -> Range<usize> {
-        let Place { offset, len } = self.places[id.0];
-        let start = offset * self.capacity + block * len;
+        let Place { offset, len } = self.job.plan.places[id.0];
+        let start = offset * self.job.capacity + block * len;
         start..start + len
     }
 
@@ -100,8 +90,8 @@ impl<'a> Pass<'a> {
 
     /// All blocks of a buffer, to read.
     pub(crate) fn read_all(&self, id: Id) -> &'a [f32] {
-        let Place { offset, len } = self.places[id.0];
-        let start = offset * self.capacity;
+        let Place { offset, len } = self.job.plan.places[id.0];
+        let start = offset * self.job.capacity;
         // SAFETY: as in `read`.
         unsafe { self.arena.slice(start..start + self.blocks() * len) }
     }
@@ -128,19 +118,6 @@ impl<'a> Pass<'a> {
     pub(crate) fn gradient(&self, range: Range<usize>) -> &'a mut [f32] {
         // SAFETY: by the promise of `Kernel`, the range is in this rank's share.
         unsafe { self.gradient.slice_mut(range) }
-    }
-
-    /// A range of the running statistics, to write.
-    pub(crate) fn buffer(&self, range: Range<usize>) -> &'a mut [f32] {
-        // SAFETY: by the promise of `Kernel`, the range is in this rank's share.
-        unsafe { self.buffers.slice_mut(range) }
-    }
-
-    /// Rows of the gradient of an embedding's output, to write; `before` is the dims of all tables before its own.
-    pub(crate) fn sparse(&self, before: usize, dims: usize, rows: Range<usize>) -> &'a mut [f32] {
-        let start = before * self.room;
-        // SAFETY: by the promise of `Kernel`, the rows are in this rank's share.
-        unsafe { self.sparse.slice_mut(start + rows.start * dims..start + rows.end * dims) }
     }
 
     /// The first `len` values of this thread's scratch memory, holding anything.

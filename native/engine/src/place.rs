@@ -19,7 +19,8 @@ impl Lifetime {
 /// Places buffers so that two of them overlap only when no step needs both, and says how much memory that takes.
 /// Largest first, each at the lowest place that is free for its whole life.
 pub(crate) fn place(buffers: &[Lifetime]) -> (Vec<Place>, usize) {
-    let mut order: Vec<usize> = (0..buffers.len()).collect();
+    // What no step uses, as gradients in an inference, takes no place.
+    let mut order: Vec<usize> = (0..buffers.len()).filter(|&b| buffers[b].first <= buffers[b].last).collect();
     order.sort_by_key(|&b| (std::cmp::Reverse(buffers[b].len), b));
     let mut places = vec![Place { offset: 0, len: 0 }; buffers.len()];
     let mut total = 0;
@@ -47,7 +48,8 @@ mod tests {
     #[test]
     fn buffers_share_memory_only_when_their_lives_do_not_meet() {
         let life = |len, first, last| Lifetime { len, first, last };
-        let buffers = [life(32, 0, 2), life(16, 1, 4), life(32, 3, 5), life(16, 5, 6)];
+        let unused = life(99, usize::MAX, 0);
+        let buffers = [life(32, 0, 2), life(16, 1, 4), life(32, 3, 5), life(16, 5, 6), unused];
         let (places, total) = place(&buffers);
         assert_eq!(total, 48);
         for (i, a) in buffers.iter().enumerate() {

@@ -16,14 +16,19 @@ use crate::place::{Lifetime, place};
 pub(crate) struct Plan {
     /// The calls of forward; the last has written `output`.
     pub(crate) forward: Vec<Box<dyn Kernel>>,
-    /// The calls of backward; the first may read `output_gradient`.
-    pub(crate) backward: Vec<Box<dyn Kernel>>,
     pub(crate) places: Vec<Place>,
     /// f32 of arena a block.
     pub(crate) arena: usize,
     /// f32 of scratch a thread.
     pub(crate) scratch: usize,
     pub(crate) output: Id,
+}
+
+/// What training does after forward.
+#[derive(Debug)]
+pub(crate) struct BackwardPlan {
+    /// The first may read `output_gradient`.
+    pub(crate) calls: Vec<Box<dyn Kernel>>,
     pub(crate) output_gradient: Id,
     /// After that many calls of backward, the dense gradient is finished up to an end. Both rise.
     pub(crate) ready: Vec<(usize, usize)>,
@@ -63,22 +68,19 @@ pub(crate) struct Builder<'g> {
 }
 
 impl Plan {
-    /// Compiles a network.
+    /// Compiles a network for inference.
     pub(crate) fn new(graph: &Graph) -> Result<Plan> {
-        let mut builder = Builder {
-            graph,
-            buffers: Vec::new(),
-            calls: Vec::new(),
-            scratch: 0,
-            inputs: vec![None; graph.spec().inputs.len()],
-            values: vec![None; graph.nodes().len()],
-            written: Vec::new(),
-            finished: vec![usize::MAX; graph.parameters().len()],
-        };
-        let mut backwards = Vec::new();
-        for stage in fuse(graph) {
-            backwards.extend(ops::lower(&mut builder, &stage)?);
-        }
+        let mut builder = Builder::new(graph);
+        builder.forward()?;
+        let output = builder.output().id;
+        builder.uses(&[output]);
+        Ok(builder.finish(output))
+    }
+
+    /// Compiles a network for training.
+    pub(crate) fn with_backward(graph: &Graph) -> Result<(Plan, BackwardPlan)> {
+        let mut builder = Builder::new(graph);
+        let mut backwards = builder.forward()?;
         let output = builder.output();
         let output_gradient = output.gradient.unwrap_or_else(|| builder.buffer(output.len * LANES));
         let loss = builder.calls.len();
@@ -87,12 +89,35 @@ impl Plan {
         while let Some(backward) = backwards.pop() {
             backward(&mut builder);
         }
-        builder.scratch = builder.scratch.max(2 * LANES * output.len);
-        Ok(builder.finish(output.id, output_gradient, loss))
+        let calls = builder.calls.split_off(loss);
+        let ready = ready(graph, &builder.finished, loss);
+        Ok((builder.finish(output.id), BackwardPlan { calls, output_gradient, ready }))
     }
 }
 
-impl Builder<'_> {
+impl<'g> Builder<'g> {
+    fn new(graph: &'g Graph) -> Builder<'g> {
+        Builder {
+            graph,
+            buffers: Vec::new(),
+            calls: Vec::new(),
+            scratch: 0,
+            inputs: vec![None; graph.spec().inputs.len()],
+            values: vec![None; graph.nodes().len()],
+            written: Vec::new(),
+            finished: vec![usize::MAX; graph.parameters().len()],
+        }
+    }
+
+    /// Adds the calls of forward.
+    fn forward(&mut self) -> Result<Vec<Backward>> {
+        let mut backwards = Vec::new();
+        for stage in fuse(self.graph) {
+            backwards.extend(ops::lower(self, &stage)?);
+        }
+        Ok(backwards)
+    }
+
     /// A buffer of `len` f32 a block.
     pub(crate) fn buffer(&mut self, len: usize) -> Id {
         self.buffers.push(Lifetime { len: len.next_multiple_of(LANES), first: usize::MAX, last: 0 });
@@ -210,19 +235,9 @@ impl Builder<'_> {
         self.values.last().copied().flatten().expect("the last stage gives the last layer's value")
     }
 
-    fn finish(mut self, output: Id, output_gradient: Id, loss: usize) -> Plan {
+    fn finish(self, output: Id) -> Plan {
         let (places, arena) = place(&self.buffers);
-        let backward = self.calls.split_off(loss);
-        Plan {
-            ready: ready(self.graph, &self.finished, loss),
-            forward: self.calls,
-            backward,
-            places,
-            arena,
-            scratch: self.scratch,
-            output,
-            output_gradient,
-        }
+        Plan { forward: self.calls, places, arena, scratch: self.scratch, output }
     }
 }
 
@@ -239,4 +254,21 @@ fn ready(graph: &Graph, finished: &[usize], loss: usize) -> Vec<(usize, usize)> 
         }
     }
     ready
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use firesteel_model::{Input, Network};
+
+    #[test]
+    fn inference_keeps_no_activation_longer_than_its_readers() {
+        let image = Input { name: "image".into(), kind: InputKind::Dense { shape: vec![1, 28, 28] } };
+        let graph = Graph::new(&Network::Lenet5.build(vec![image], 10).unwrap()).unwrap();
+        let (training, backward) = Plan::with_backward(&graph).unwrap();
+        let inference = Plan::new(&graph).unwrap();
+        assert_eq!(training.forward.len(), inference.forward.len());
+        assert!(3 * inference.arena < 2 * training.arena, "{} of {}", inference.arena, training.arena);
+        assert!(!backward.calls.is_empty());
+    }
 }

@@ -5,24 +5,23 @@ use std::sync::Arc;
 
 use firesteel_error::{Error, Result};
 use firesteel_model::{Graph, Op};
-use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Totals, Values};
 use crate::check::{check_inputs, check_length, check_outputs};
 use crate::loss::Loss;
-use crate::memory::{Aligned, LANES};
+use crate::memory::{Aligned, Shared, product, with_room};
 use crate::ops::embedding::{Gather, dims_before};
-use crate::plan::Plan;
+use crate::plan::{BackwardPlan, Plan};
 use crate::random::fill;
-use crate::run::Run;
-use crate::team::Team;
+use crate::runner::{Reads, Runner};
+use crate::training::Training;
 
 /// How a plan uses its threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Tiled where the network allows it and is small or convolutional, else wide.
+    /// Tiled where the network allows it and its weights are small, else wide.
     #[default]
     Auto,
     /// Each thread takes a few samples at a time through forward and backward.
@@ -86,120 +85,88 @@ pub struct Parts<'a> {
 /// One worker's copy of a network: flat weights, flat gradient, running statistics and a compiled plan.
 #[derive(Debug)]
 pub struct Replica {
-    graph: Arc<Graph>,
-    config: PlanConfig,
-    arch: Arch,
-    plan: Plan,
-    team: Team,
-    /// Blocks a thread takes at a time; none runs wide.
-    tile: Option<usize>,
+    runner: Runner,
+    backward: BackwardPlan,
+    loss: Loss,
+    seed: u64,
     weights: Aligned,
     gradient: Aligned,
     buffers: Aligned,
     touched: Vec<Vec<u32>>,
     gathers: Vec<Gather>,
-    memory: Memory,
-}
-
-/// What a step works in; holds nothing between steps.
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    /// One a thread when tiled, else one.
-    pub(crate) arenas: Vec<Aligned>,
-    /// One a thread.
-    pub(crate) scratch: Vec<Aligned>,
-    /// The gradients of threads 1 and up, when tiled.
-    pub(crate) gradients: Vec<Aligned>,
+    /// The dense gradients of threads 1 and up, when tiled.
+    gradients: Vec<Aligned>,
     /// The gradients of embedding outputs, `(rows, dims)` a table, one behind the other.
-    pub(crate) sparse: Aligned,
+    sparse: Aligned,
     /// One a thread.
-    pub(crate) totals: Vec<Totals>,
+    totals: Vec<Totals>,
 }
 
 /// Weights beyond this many bytes leave no room for activations in a core's second cache (1 MiB on today's servers):
-/// their gradients would be fetched again for every tile.
+/// they, and their gradients, would be fetched again for every tile.
 const TILED_WEIGHTS: usize = 512 * 1024;
-/// The activations and gradients of a tile fit this many bytes of it, where one block does.
-const TILE: usize = 640 * 1024;
-/// More blocks than these make a tile no faster.
-const TILE_BLOCKS: usize = 4;
 
 impl Replica {
     /// Compiles a plan and draws the weights from the seed.
     ///
     /// # Errors
-    /// `InvalidArgument` when the network, loss and mode do not fit each other.
+    /// `InvalidArgument` when the network, loss and mode do not fit each other, `Io` when there is no memory for them.
     pub fn new(graph: Arc<Graph>, config: PlanConfig) -> Result<Replica> {
-        if config.threads == 0 {
-            return Err(Error::argument("threads is 0, expected at least 1"));
-        }
-        config.loss.check_outputs(graph.output_len())?;
-        let plan = Plan::new(&graph)?;
-        let tiled = is_tiled(&graph, config.mode)?;
-        let tile = tiled.then(|| (TILE / (4 * plan.arena).max(1)).clamp(1, TILE_BLOCKS));
-        let mut weights = Aligned::zeros(graph.len());
+        let PlanConfig { rows, threads, mode, loss, seed } = config;
+        loss.check_outputs(graph.output_len())?;
+        let (plan, backward) = Plan::with_backward(&graph)?;
+        let tiled = is_tiled(&graph, mode)?;
+        let mut weights = Aligned::zeros(graph.len())?;
         for (index, parameter) in graph.parameters().iter().enumerate() {
             let row = *parameter.shape.last().expect("a parameter has an axis");
-            fill(&mut weights[parameter.range.clone()], parameter.init, row, config.seed, index);
+            fill(&mut weights[parameter.range.clone()], parameter.init, row, seed, index);
         }
-        let mut buffers = Aligned::zeros(graph.buffers_len());
+        let mut buffers = Aligned::zeros(graph.buffers_len())?;
         for buffer in graph.buffers() {
             buffers[buffer.range.clone()].fill(buffer.start);
         }
+        let runner = Runner::new(graph.clone(), plan, tiled, threads, rows)?;
         let mut replica = Replica {
+            runner,
+            backward,
+            loss,
+            seed,
             weights,
-            gradient: Aligned::zeros(graph.len()),
+            gradient: Aligned::zeros(graph.len())?,
             buffers,
             touched: vec![Vec::new(); graph.tables().len()],
-            gathers: Gather::all(&graph),
-            memory: Memory::default(),
-            team: Team::new(config.threads)?,
-            tile,
-            arch: Arch::new(),
-            plan,
-            config,
-            graph,
+            gathers: Gather::all(&graph)?,
+            gradients: Aligned::several(if tiled { threads - 1 } else { 0 }, graph.dense_len())?,
+            sparse: Aligned::default(),
+            totals: vec![Totals::default(); threads],
         };
-        replica.allocate();
+        replica.make_room(rows)?;
         Ok(replica)
     }
 
-    /// Makes memory for `config.rows`.
-    fn allocate(&mut self) {
-        let (plan, threads, rows) = (&self.plan, self.config.threads, self.config.rows);
-        let dense = self.graph.dense_len();
-        let tiled = self.tile.is_some();
-        let arena = Aligned::zeros(plan.arena * self.capacity());
-        let memory = &mut self.memory;
-        memory.arenas = vec![arena; if tiled { threads } else { 1 }];
-        memory.scratch = vec![Aligned::zeros(plan.scratch); threads];
-        memory.gradients = vec![Aligned::zeros(dense); if tiled { threads - 1 } else { 0 }];
-        memory.sparse = Aligned::zeros(rows * dims_before(&self.graph, self.graph.tables().len()));
-        memory.totals = vec![Totals::default(); threads];
+    /// Makes room for what a batch of `rows` says of the tables.
+    fn make_room(&mut self, rows: usize) -> Result<()> {
+        let graph = &self.runner.graph;
+        self.sparse = Aligned::zeros(product(rows, dims_before(graph, graph.tables().len()))?)?;
         for touched in &mut self.touched {
-            touched.clear();
-            touched.reserve(rows);
+            *touched = with_room(rows)?;
         }
-    }
-
-    /// The blocks an arena has room for.
-    fn capacity(&self) -> usize {
-        self.tile.unwrap_or_else(|| self.config.rows.div_ceil(LANES).max(1))
+        Ok(())
     }
 
     /// The network.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.runner.graph
     }
 
     /// Makes room for batches of `rows`; weights stay.
     ///
     /// # Errors
-    /// None today; a plan for a device may not fit it.
+    /// `Io` when there is no memory for them.
     pub fn reserve(&mut self, rows: usize) -> Result<()> {
-        if rows > self.config.rows {
-            self.config.rows = rows;
-            self.allocate();
+        if rows > self.runner.rows() {
+            self.make_room(rows)?;
+            self.runner.reserve(rows)?;
         }
         Ok(())
     }
@@ -244,20 +211,33 @@ impl Replica {
     /// # Errors
     /// `InvalidData` when the batch does not fit the network, or what `sink` returns.
     pub fn step(&mut self, step: u64, batch: &Batch, sink: &mut dyn Sink) -> Result<Totals> {
-        if batch.rows > self.config.rows {
+        if batch.rows > self.runner.rows() {
             return Err(Error::argument(format!(
                 "the batch has {} rows, the plan was made for {}; reserve more",
-                batch.rows, self.config.rows
+                batch.rows,
+                self.runner.rows()
             )));
         }
-        check_inputs(&self.graph, batch.rows, batch.inputs)?;
+        check_inputs(self.graph(), batch.rows, batch.inputs)?;
         check_length("positions", batch.positions.len(), batch.rows)?;
-        let outputs = self.graph.output_len();
-        self.config.loss.check_batch(outputs, batch.rows, batch.targets, batch.weights)?;
-        let seed = self.config.seed;
-        let mut run = self.run(batch.rows, batch.inputs);
-        (run.seed, run.step, run.positions, run.training) = (seed, step, batch.positions, true);
-        run.train(batch, sink)
+        self.loss.check_batch(self.graph().output_len(), batch.rows, batch.targets, batch.weights)?;
+        let training = Training {
+            backward: &self.backward,
+            loss: self.loss,
+            batch,
+            seed: self.seed,
+            step,
+            gradient: Shared::new(&mut self.gradient),
+            gradients: Shared::new(&mut self.gradients),
+            sparse: Shared::new(&mut self.sparse),
+            room: self.runner.rows(),
+            buffers: Shared::new(&mut self.buffers),
+            totals: Shared::new(&mut self.totals),
+            touched: Shared::new(&mut self.touched),
+            gathers: Shared::new(&mut self.gathers),
+        };
+        let reads = Reads { inputs: batch.inputs, weights: &self.weights, buffers: &[] };
+        self.runner.train(reads, &training, sink)
     }
 
     /// Inference on any number of rows: dropout off, batch norm by its running statistics.
@@ -266,44 +246,20 @@ impl Replica {
     /// # Errors
     /// `InvalidData` when the inputs do not fit the network.
     pub fn forward(&mut self, rows: usize, inputs: &[Values], output: &mut [f32]) -> Result<()> {
-        check_inputs(&self.graph, rows, inputs)?;
-        let outputs = self.graph.output_len();
-        check_outputs(output.len(), rows, outputs)?;
-        let most = self.capacity() * LANES * self.memory.arenas.len();
-        let mut run = self.run(rows, inputs);
-        for start in (0..rows).step_by(most) {
-            run.infer(start..rows.min(start + most), output);
-        }
+        check_inputs(self.graph(), rows, inputs)?;
+        check_outputs(output.len(), rows, self.graph().output_len())?;
+        let reads = Reads { inputs, weights: &self.weights, buffers: &self.buffers };
+        self.runner.infer(rows, &reads, output);
         Ok(())
-    }
-
-    fn run<'a>(&'a mut self, rows: usize, inputs: &'a [Values<'a>]) -> Run<'a> {
-        Run {
-            arch: self.arch,
-            capacity: self.capacity(),
-            room: self.config.rows,
-            plan: &self.plan,
-            graph: &self.graph,
-            team: &mut self.team,
-            tile: self.tile,
-            loss: self.config.loss,
-            weights: &self.weights,
-            gradient: &mut self.gradient,
-            buffers: &mut self.buffers,
-            memory: &mut self.memory,
-            touched: &mut self.touched,
-            gathers: &mut self.gathers,
-            rows,
-            inputs,
-            positions: &[],
-            training: false,
-            seed: 0,
-            step: 0,
-        }
     }
 }
 
-/// Whether a plan runs tiled.
+/// Whether the weights leave room for activations beside them.
+pub(crate) fn fits_tiles(graph: &Graph) -> bool {
+    graph.dense_len() * 4 <= TILED_WEIGHTS
+}
+
+/// Whether training runs tiled.
 fn is_tiled(graph: &Graph, mode: Mode) -> Result<bool> {
     let norm = graph.nodes().iter().find(|n| matches!(n.op, Op::BatchNorm { .. }));
     match (mode, norm) {
@@ -313,7 +269,7 @@ fn is_tiled(graph: &Graph, mode: Mode) -> Result<bool> {
         ))),
         (Mode::Tiled, None) => Ok(true),
         (Mode::Wide, _) | (Mode::Auto, Some(_)) => Ok(false),
-        (Mode::Auto, None) => Ok(graph.dense_len() * 4 <= TILED_WEIGHTS),
+        (Mode::Auto, None) => Ok(fits_tiles(graph)),
     }
 }
 
@@ -322,6 +278,7 @@ mod tests {
     use super::*;
     use crate::batch::Targets;
     use firesteel_model::Spec;
+    use pulp::Arch;
 
     const SPEC: &str = r#"{"version":1,"inputs":[{"name":"x","kind":{"dense":{"shape":[3,11,9]}}}],"layers":[
         {"name":"a","op":{"conv2d":{"outputs":7,"kernel":[3,3],"padding":[1,1]}}},{"name":"b","op":"relu"},
@@ -337,7 +294,7 @@ mod tests {
         let graph = Arc::new(Graph::new(&Spec::from_json(SPEC).unwrap()).unwrap());
         let config = PlanConfig { rows: 70, threads: 2, mode, loss: Loss::SoftmaxCrossEntropy, seed: 3 };
         let mut replica = Replica::new(graph, config).unwrap();
-        replica.arch = arch;
+        replica.runner.arch = arch;
         let x: Vec<f32> = (0..70 * 297).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
         let classes: Vec<u32> = (0..70).map(|i| i % 5).collect();
         let positions: Vec<u64> = (0..70).collect();

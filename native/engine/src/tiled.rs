@@ -3,76 +3,72 @@
 
 use firesteel_error::Result;
 
-use crate::batch::{Batch, Totals};
+use crate::batch::Totals;
+use crate::job::Job;
 use crate::memory::{LANES, Shared, share};
 use crate::pass::Pass;
 use crate::replica::Sink;
-use crate::run::Common;
 use crate::team::{Barrier, Team};
+use crate::training::Training;
 
 /// Forward and backward of a batch.
 pub(crate) fn train(
     team: &mut Team,
-    common: Common,
+    job: &Job,
+    training: &Training,
     tile: usize,
-    batch: &Batch,
     sink: &mut dyn Sink,
 ) -> Result<Totals> {
     let work = |rank: usize, barrier: Barrier| {
-        let mut pass = common.alone(rank);
+        let mut pass = job.alone(rank);
         if rank > 0 {
             // SAFETY: gradient `rank − 1` is touched by this rank only, until the barrier.
-            let own = unsafe { &mut common.gradients.slice_mut(rank - 1..rank)[0] };
+            let own = unsafe { &mut training.gradients.slice_mut(rank - 1..rank)[0] };
             pass.gradient = Shared::new(own);
         }
         let mut totals = Totals::default();
-        for_tiles(&common, tile, rank, &mut pass, |pass| {
-            common.plan.forward.iter().for_each(|call| call.run(pass));
-            let lost = common.lose(pass, batch);
+        for_tiles(job, tile, rank, &mut pass, |pass| {
+            job.plan.forward.iter().for_each(|call| call.run(pass));
+            let lost = training.lose(pass);
             totals.loss += lost.loss;
             totals.weight += lost.weight;
-            common.plan.backward.iter().for_each(|call| call.run(pass));
+            training.backward.calls.iter().for_each(|call| call.run(pass));
             pass.add = true;
         });
-        common.note(rank, totals);
+        training.note(rank, totals);
         barrier.wait();
-        sum_gradients(&common, rank);
+        sum_gradients(job, training, rank);
         // SAFETY: the barrier has passed.
-        unsafe { common.gather(rank) };
+        unsafe { training.gather(&pass, rank) };
     };
     team.run(&work, |barrier| work(0, barrier));
     // SAFETY: the team has finished.
-    let totals = unsafe { common.sum() };
+    let totals = unsafe { training.sum(job.threads) };
     sink.forward_done(totals)?;
-    let dense = 0..common.graph.dense_len();
+    let dense = 0..job.graph.dense_len();
     if !dense.is_empty() {
-        sink.ready(dense.clone(), common.pass.gradient(dense))?;
+        // SAFETY: the team has finished.
+        sink.ready(dense.clone(), unsafe { training.gradient.slice(dense) })?;
     }
     Ok(totals)
 }
 
-/// Forward of the pass's rows.
-pub(crate) fn infer(team: &mut Team, common: Common, tile: usize, output: Shared<f32>) {
+/// Forward of the job's rows.
+pub(crate) fn infer(team: &mut Team, job: &Job, tile: usize, output: Shared<f32>) {
     let work = |rank: usize, _: Barrier| {
-        let mut pass = common.alone(rank);
-        for_tiles(&common, tile, rank, &mut pass, |pass| {
-            common.plan.forward.iter().for_each(|call| call.run(pass));
-            common.put(pass, output);
+        let mut pass = job.alone(rank);
+        for_tiles(job, tile, rank, &mut pass, |pass| {
+            job.plan.forward.iter().for_each(|call| call.run(pass));
+            job.put(pass, output);
         });
     };
     team.run(&work, |barrier| work(0, barrier));
 }
 
 /// Calls `f` for each tile of a rank.
-fn for_tiles<'a>(
-    common: &Common<'a>,
-    tile: usize,
-    rank: usize,
-    pass: &mut Pass<'a>,
-    mut f: impl FnMut(&mut Pass<'a>),
-) {
-    let (first, rows) = (common.pass.first, common.pass.rows);
-    let blocks = share(rows.div_ceil(LANES), rank, common.threads);
+fn for_tiles<'a>(job: &Job, tile: usize, rank: usize, pass: &mut Pass<'a>, mut f: impl FnMut(&mut Pass<'a>)) {
+    let (first, rows) = (job.rows.start, job.rows.len());
+    let blocks = share(rows.div_ceil(LANES), rank, job.threads);
     for start in blocks.clone().step_by(tile) {
         let end = blocks.end.min(start + tile);
         pass.first = first + start * LANES;
@@ -82,16 +78,17 @@ fn for_tiles<'a>(
 }
 
 /// Adds the gradients of all ranks, in their order, to that of rank 0: a share of the vector each.
-fn sum_gradients(common: &Common, rank: usize) {
-    let lines = share(common.graph.dense_len() / LANES, rank, common.threads);
+fn sum_gradients(job: &Job, training: &Training, rank: usize) {
+    let lines = share(job.graph.dense_len() / LANES, rank, job.threads);
     let range = lines.start * LANES..lines.end * LANES;
-    let to = common.pass.gradient(range.clone());
-    let busy = common.pass.rows.div_ceil(LANES).min(common.threads);
+    // SAFETY: the barrier has passed: nobody but this rank writes its share any more.
+    let to = unsafe { training.gradient.slice_mut(range.clone()) };
+    let busy = job.rows.len().div_ceil(LANES).min(job.threads);
     if busy == 0 {
         return to.fill(0.0);
     }
     // SAFETY: the barrier has passed: nobody writes these any more.
-    for own in unsafe { common.gradients.slice(0..busy - 1) } {
-        crate::kernels::lanes::copy(common.pass.arch, &own[range.clone()], to, true);
+    for own in unsafe { training.gradients.slice(0..busy - 1) } {
+        crate::kernels::lanes::copy(job.arch, &own[range.clone()], to, true);
     }
 }

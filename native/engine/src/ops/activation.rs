@@ -50,10 +50,10 @@ unsafe impl Kernel for Forward {
             let (from, to) = (pass.read(self.source, block), pass.write(self.result, block));
             if let Some(activation) = self.activation {
                 to.copy_from_slice(from);
-                activate(pass.arch, activation, to);
+                activate(pass.job.arch, activation, to);
                 continue;
             }
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || to.iter_mut().zip(from).for_each(|(y, x)| *y = math::gelu(*x)),
             );
@@ -73,7 +73,7 @@ unsafe impl Kernel for InPlace {
     fn run(&self, pass: &Pass) {
         for block in pass.block_share() {
             let (result, gradient) = (pass.read(self.result, block), pass.write(self.gradient, block));
-            activate_backward(pass.arch, self.activation, result, gradient);
+            activate_backward(pass.job.arch, self.activation, result, gradient);
         }
     }
 }
@@ -96,7 +96,7 @@ unsafe impl Kernel for BackwardCall {
             let add = self.edge.add;
             macro_rules! each {
                 ($slope:expr) => {
-                    pass.arch.dispatch(
+                    pass.job.arch.dispatch(
                         #[inline(always)]
                         || put(to, add, |i, l| gradient[i][l] * $slope(seen[i][l])),
                     )

@@ -36,7 +36,7 @@ unsafe impl Kernel for Forward {
         for block in pass.block_share() {
             let to = pass.write(self.result, block);
             for (i, source) in self.sources.iter().enumerate() {
-                copy(pass.arch, pass.read(*source, block), to, i > 0);
+                copy(pass.job.arch, pass.read(*source, block), to, i > 0);
             }
         }
     }
@@ -54,7 +54,7 @@ unsafe impl Kernel for BackwardCall {
         for block in pass.block_share() {
             let gradient = pass.read(self.gradient, block);
             for edge in &self.edges {
-                copy(pass.arch, gradient, pass.write(edge.id, block), edge.add);
+                copy(pass.job.arch, gradient, pass.write(edge.id, block), edge.add);
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::kernels::lanes::{Lane, lanes, lanes_mut};
 use crate::memory::LANES;
 use crate::pass::{Id, Kernel, Pass};
 use crate::plan::{Backward, Builder, Edge};
+use crate::training::Training;
 
 #[derive(Clone, Debug)]
 struct BatchNorm {
@@ -98,18 +99,18 @@ impl BatchNorm {
         (total / (pass.rows * self.positions) as f64) as f32
     }
 
-    fn remember(&self, pass: &Pass, feature: usize, mean: f32, variance: f32) {
+    fn remember(&self, pass: &Pass, training: &Training, feature: usize, mean: f32, variance: f32) {
         let count = (pass.rows * self.positions) as f32;
         let unbiased = if count > 1.0 { variance * count / (count - 1.0) } else { variance };
         for (range, new) in [(&self.running_mean, mean), (&self.running_variance, unbiased)] {
             let at = range.start + feature;
-            let running = &mut pass.buffer(at..at + 1)[0];
+            let running = &mut training.buffer(at..at + 1)[0];
             *running = (1.0 - self.momentum) * *running + self.momentum * new;
         }
     }
 
     fn running(&self, pass: &Pass, feature: usize) -> (f32, f32) {
-        let at = |range: &Range<usize>| pass.buffer(range.start + feature..range.start + feature + 1)[0];
+        let at = |range: &Range<usize>| pass.job.buffers[range.start + feature];
         (at(&self.running_mean), at(&self.running_variance))
     }
 }
@@ -124,20 +125,23 @@ unsafe impl Kernel for Forward {
             return;
         }
         let norm = &self.0;
-        pass.arch.dispatch(
+        pass.job.arch.dispatch(
             #[inline(always)]
             || {
                 for feature in pass.share(norm.features) {
-                    let (mean, variance) =
-                        if pass.training { norm.measure(pass, feature) } else { norm.running(pass, feature) };
+                    let training = pass.job.training;
+                    let (mean, variance) = match training {
+                        Some(_) => norm.measure(pass, feature),
+                        None => norm.running(pass, feature),
+                    };
                     let scale = 1.0 / (variance + norm.epsilon).sqrt();
-                    if pass.training {
-                        norm.remember(pass, feature, mean, variance);
+                    if let Some(training) = training {
+                        norm.remember(pass, training, feature, mean, variance);
                         let kept = pass.write_part(norm.statistics, 0, 2 * feature..2 * feature + 2);
                         kept.copy_from_slice(&[mean, scale]);
                     }
-                    let weight = pass.weights[norm.weight.start + feature] * scale;
-                    let bias = pass.weights[norm.bias.start + feature];
+                    let weight = pass.job.weights[norm.weight.start + feature] * scale;
+                    let bias = pass.job.weights[norm.bias.start + feature];
                     for block in 0..pass.blocks() {
                         let from = &pass.read(norm.source, block)[norm.part(feature)];
                         let to = pass.write_part(norm.result, block, norm.part(feature));
@@ -162,7 +166,7 @@ struct BackwardCall {
 unsafe impl Kernel for BackwardCall {
     fn run(&self, pass: &Pass) {
         let norm = &self.norm;
-        pass.arch.dispatch(
+        pass.job.arch.dispatch(
             #[inline(always)]
             || {
                 for feature in pass.share(norm.features) {
@@ -207,7 +211,7 @@ impl BackwardCall {
     /// dx = w·scale·(g − mean(g) − x̂·mean(g·x̂)), 0 in lanes that are no samples.
     #[inline(always)]
     fn source(&self, pass: &Pass, edge: Edge, feature: usize, [mean, scale, along, all]: [f32; 4]) {
-        let weight = pass.weights[self.norm.weight.start + feature] * scale;
+        let weight = pass.job.weights[self.norm.weight.start + feature] * scale;
         for block in 0..pass.blocks() {
             let x = lanes(&pass.read(self.norm.source, block)[self.norm.part(feature)]);
             let g = lanes(&pass.read(self.gradient, block)[self.norm.part(feature)]);

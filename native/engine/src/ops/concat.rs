@@ -65,7 +65,7 @@ unsafe impl Kernel for BackwardCall {
             let gradient = pass.read(self.gradient, block);
             for (start, edge) in &self.edges {
                 let to = pass.write(edge.id, block);
-                copy(pass.arch, &gradient[*start..*start + to.len()], to, edge.add);
+                copy(pass.job.arch, &gradient[*start..*start + to.len()], to, edge.add);
             }
         }
     }

@@ -142,24 +142,24 @@ unsafe impl Kernel for Forward {
             let y = pass.write(convolution.result, block);
             let count = y.len();
             let floor = if convolution.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
-            let epilogue = Epilogue { bias: convolution.bias.clone().map(|b| &pass.weights[b]), floor };
+            let epilogue = Epilogue { bias: convolution.bias.clone().map(|b| &pass.job.weights[b]), floor };
             let job = convolution::Forward {
                 shape: &convolution.shape,
                 x: pass.read(convolution.source, block),
-                weight: &pass.weights[convolution.weight.clone()],
+                weight: &pass.job.weights[convolution.weight.clone()],
                 epilogue,
                 y,
             };
             match convolution.places {
-                None => pass.arch.dispatch(Image(job)),
+                None => pass.job.arch.dispatch(Image(job)),
                 Some(id) => {
                     // The buffer ends with a whole line, the places may not.
                     let places: &mut [u16] = bytemuck::cast_slice_mut(pass.write(id, block));
-                    pass.arch.dispatch(Pooled(job, &mut places[..count]));
+                    pass.job.arch.dispatch(Pooled(job, &mut places[..count]));
                 }
             }
             if convolution.activation != Activation::Relu {
-                activate(pass.arch, convolution.activation, pass.write(convolution.result, block));
+                activate(pass.job.arch, convolution.activation, pass.write(convolution.result, block));
             }
         }
     }
@@ -198,7 +198,7 @@ struct BackwardCall {
 // its share of blocks.
 unsafe impl Kernel for BackwardCall {
     fn run(&self, pass: &Pass) {
-        pass.arch.dispatch(Weights(self, pass));
+        pass.job.arch.dispatch(Weights(self, pass));
         if let Some(bias) = &self.convolution.bias {
             let shape = &self.convolution.shape;
             let pool = if self.convolution.places.is_some() { 4 } else { 1 };
@@ -206,7 +206,7 @@ unsafe impl Kernel for BackwardCall {
             bias_gradient(pass, self.gradient, bias, pass.share(bias.len()), positions);
         }
         if let Some(edge) = self.edge {
-            pass.arch.dispatch(Source(self, pass, edge));
+            pass.job.arch.dispatch(Source(self, pass, edge));
         }
     }
 }
@@ -267,7 +267,7 @@ impl WithSimd for Source<'_> {
         let Source(BackwardCall { convolution, gradient, .. }, pass, edge) = self;
         let shape = &convolution.shape;
         let channels = shape.groups * shape.outputs;
-        let weight = &pass.weights[convolution.weight.clone()];
+        let weight = &pass.job.weights[convolution.weight.clone()];
         let scratch = pass.scratch(convolution.scratch());
         for block in pass.block_share() {
             let to = pass.write(edge.id, block);

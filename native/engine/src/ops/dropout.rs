@@ -42,24 +42,24 @@ struct Forward {
 // SAFETY: writes the result and the factors in the rank's share of blocks only.
 unsafe impl Kernel for Forward {
     fn run(&self, pass: &Pass) {
-        let key = dropout_key(pass.seed, pass.step, self.layer);
+        let Some(training) = pass.job.training else {
+            let copy = |block| pass.write(self.result, block).copy_from_slice(pass.read(self.source, block));
+            return pass.block_share().for_each(copy);
+        };
+        let key = dropout_key(training.seed, training.step, self.layer);
         // A word below it drops: `rate` of all words.
         let bound = (f64::from(self.rate) * 4_294_967_296.0) as u32;
         let kept = 1.0 / (1.0 - self.rate);
         for block in pass.block_share() {
             let from = pass.read(self.source, block);
             let to = pass.write(self.result, block);
-            if !pass.training {
-                to.copy_from_slice(from);
-                continue;
-            }
             let mut positions = [0; LANES];
             let first = pass.first + block * LANES;
             let count = pass.lanes(block);
-            positions[..count].copy_from_slice(&pass.positions[first..first + count]);
+            positions[..count].copy_from_slice(&training.batch.positions[first..first + count]);
             let factors = lanes_mut(pass.write(self.factors, block));
             let (from, to) = (lanes(from), lanes_mut(to));
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
                     for (four, factors) in factors.chunks_mut(4).enumerate() {
@@ -99,7 +99,7 @@ unsafe impl Kernel for BackwardCall {
             let gradient = lanes(pass.read(self.gradient, block));
             let to = lanes_mut(pass.write(self.edge.id, block));
             let add = self.edge.add;
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || put(to, add, |i, l| gradient[i][l] * factors[i][l]),
             );

@@ -8,10 +8,10 @@ use firesteel_error::Result;
 use crate::batch::Values;
 use crate::fuse::Stage;
 use crate::kernels::lanes::{lanes, lanes_mut, to_rows};
-use crate::memory::LANES;
+use crate::memory::{LANES, filled};
 use crate::pass::{Id, Kernel, Pass};
 use crate::plan::{Backward, Builder};
-use firesteel_model::{Graph, Source};
+use firesteel_model::{Graph, Source, Table};
 
 /// Emits the layer.
 pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward>> {
@@ -44,10 +44,10 @@ struct Forward {
 // SAFETY: writes the result in the rank's share of blocks only.
 unsafe impl Kernel for Forward {
     fn run(&self, pass: &Pass) {
-        let Values::Index(indices) = pass.inputs[self.input] else {
+        let Values::Index(indices) = pass.job.inputs[self.input] else {
             unreachable!("the batch was checked against the graph");
         };
-        let weight = &pass.weights[self.weight.clone()];
+        let weight = &pass.job.weights[self.weight.clone()];
         for block in pass.block_share() {
             let to = lanes_mut(pass.write(self.result, block));
             let first = pass.first + block * LANES;
@@ -75,9 +75,10 @@ struct BackwardCall {
 // SAFETY: writes the sparse gradient of the rows in the rank's share of blocks only.
 unsafe impl Kernel for BackwardCall {
     fn run(&self, pass: &Pass) {
+        let training = pass.training();
         for block in pass.block_share() {
             let first = pass.first + block * LANES;
-            let rows = pass.sparse(self.before, self.dims, first..first + pass.lanes(block));
+            let rows = training.sparse(self.before, self.dims, first..first + pass.lanes(block));
             to_rows(lanes(pass.read(self.gradient, block)), self.dims, rows);
         }
     }
@@ -100,13 +101,12 @@ pub(crate) struct Gather {
 
 impl Gather {
     /// One for each table of a network.
-    pub(crate) fn all(graph: &Graph) -> Vec<Gather> {
+    pub(crate) fn all(graph: &Graph) -> Result<Vec<Gather>> {
         let input = |parameter: usize| match graph.nodes()[graph.parameters()[parameter].node].sources[0] {
             Source::Input(input) => input,
             Source::Node(_) => unreachable!("the graph has checked that an embedding reads an input"),
         };
-        let one =
-            |t: &firesteel_model::Table| Gather { input: input(t.parameter), seen: vec![0; t.rows], now: 0 };
+        let one = |t: &Table| Ok(Gather { input: input(t.parameter), seen: filled(t.rows, 0)?, now: 0 });
         graph.tables().iter().map(one).collect()
     }
 

@@ -62,12 +62,12 @@ struct Forward(LayerNorm);
 unsafe impl Kernel for Forward {
     fn run(&self, pass: &Pass) {
         let norm = &self.0;
-        let (weight, bias) = (&pass.weights[norm.weight.clone()], &pass.weights[norm.bias.clone()]);
+        let (weight, bias) = (&pass.job.weights[norm.weight.clone()], &pass.job.weights[norm.bias.clone()]);
         for block in pass.block_share() {
             let from = lanes(pass.read(norm.source, block)).chunks_exact(norm.width);
             let to = lanes_mut(pass.write(norm.result, block)).chunks_exact_mut(norm.width);
             let statistics = lanes_mut(pass.write(norm.statistics, block)).as_chunks_mut::<2>().0;
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
                     for ((from, to), statistics) in from.zip(to).zip(statistics) {
@@ -130,7 +130,7 @@ impl BackwardCall {
         let range = |start: usize| start + share.start..start + share.end;
         let weight = pass.gradient(range(norm.weight.start));
         let bias = pass.gradient(range(norm.bias.start));
-        pass.arch.dispatch(
+        pass.job.arch.dispatch(
             #[inline(always)]
             || {
                 for ((to_weight, to_bias), feature) in weight.iter_mut().zip(bias).zip(share) {
@@ -157,14 +157,14 @@ impl BackwardCall {
     /// dx = scale·(g·w − mean(g·w) − x̂·mean(g·w·x̂)).
     fn source(&self, pass: &Pass, edge: Edge) {
         let norm = &self.norm;
-        let weight = &pass.weights[norm.weight.clone()];
+        let weight = &pass.job.weights[norm.weight.clone()];
         let share = 1.0 / norm.width as f32;
         for block in pass.block_share() {
             let x = lanes(pass.read(norm.source, block)).chunks_exact(norm.width);
             let g = lanes(pass.read(self.gradient, block)).chunks_exact(norm.width);
             let statistics = lanes(pass.read(norm.statistics, block)).as_chunks::<2>().0;
             let to = lanes_mut(pass.write(edge.id, block)).chunks_exact_mut(norm.width);
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
                     for (((x, g), [mean, scale]), to) in x.zip(g).zip(statistics).zip(to) {

@@ -80,19 +80,19 @@ unsafe impl Kernel for Forward {
             rows: rows.clone(),
             height: linear.outputs,
             depth: linear.inputs,
-            a: &pass.weights[linear.weight.clone()],
+            a: &pass.job.weights[linear.weight.clone()],
             transposed: false,
-            bias: linear.bias.clone().map(|b| &pass.weights[b]),
+            bias: linear.bias.clone().map(|b| &pass.job.weights[b]),
             floor,
             add: false,
             scratch: &mut [],
         };
         // SAFETY: the result has `outputs` for each block, and the cut is this rank's.
-        unsafe { product.run(pass.arch) };
+        unsafe { product.run(pass.job.arch) };
         if linear.activation != Activation::Relu {
             for block in blocks {
                 let part = rows.start * LANES..rows.end * LANES;
-                activate(pass.arch, linear.activation, pass.write_part(linear.result, block, part));
+                activate(pass.job.arch, linear.activation, pass.write_part(linear.result, block, part));
             }
         }
     }
@@ -134,7 +134,7 @@ impl BackwardCall {
             add: pass.add,
             scratch: pass.scratch(OUTER_SCRATCH),
         };
-        product.run(pass.arch);
+        product.run(pass.job.arch);
         if let Some(bias) = &linear.bias {
             bias_gradient(pass, self.gradient, bias, rows, 1);
         }
@@ -153,7 +153,7 @@ impl BackwardCall {
             rows,
             height: linear.inputs,
             depth: linear.outputs,
-            a: &pass.weights[linear.weight.clone()],
+            a: &pass.job.weights[linear.weight.clone()],
             transposed: true,
             bias: None,
             floor: f32::NEG_INFINITY,
@@ -161,6 +161,6 @@ impl BackwardCall {
             scratch: pass.scratch(packed_len(linear.outputs)),
         };
         // SAFETY: the source's gradient has `inputs` for each block, and the cut is this rank's.
-        unsafe { product.run(pass.arch) };
+        unsafe { product.run(pass.job.arch) };
     }
 }

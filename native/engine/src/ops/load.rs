@@ -29,7 +29,7 @@ struct Load {
 // SAFETY: writes the result in the rank's share of blocks only.
 unsafe impl Kernel for Load {
     fn run(&self, pass: &Pass) {
-        let Values::Dense(values) = pass.inputs[self.input] else {
+        let Values::Dense(values) = pass.job.inputs[self.input] else {
             unreachable!("the batch was checked against the graph");
         };
         let [channels, height, width] = self.image;
@@ -39,7 +39,7 @@ unsafe impl Kernel for Load {
             let rows = &values[first..first + pass.lanes(block) * row];
             let to = lanes_mut(pass.write(self.result, block));
             if self.padding == [0, 0] {
-                from_rows(pass.arch, rows, row, 0, to);
+                from_rows(pass.job.arch, rows, row, 0, to);
                 continue;
             }
             let [down, across] = self.padding;
@@ -48,7 +48,7 @@ unsafe impl Kernel for Load {
             for line in 0..channels * height {
                 let (c, y) = (line / height, line % height);
                 let start = (c * (height + 2 * down) + y + down) * wide + across;
-                from_rows(pass.arch, rows, row, line * width, &mut to[start..start + width]);
+                from_rows(pass.job.arch, rows, row, line * width, &mut to[start..start + width]);
             }
         }
     }

@@ -51,7 +51,7 @@ pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward
 /// and samples.
 fn bias_gradient(pass: &Pass, gradient: Id, bias: &Range<usize>, channels: Range<usize>, positions: usize) {
     let to = pass.gradient(bias.start + channels.start..bias.start + channels.end);
-    pass.arch.dispatch(
+    pass.job.arch.dispatch(
         #[inline(always)]
         || {
             for (to, channel) in to.iter_mut().zip(channels) {

@@ -90,7 +90,7 @@ unsafe impl Kernel for BackwardCall {
             let to = lanes_mut(pass.write(self.edge.id, block));
             for (line, place) in to.chunks_exact_mut(self.pad.image[2]).zip(self.pad.lines()) {
                 let (line, from) = (line.as_flattened_mut(), from[place].as_flattened());
-                crate::kernels::lanes::copy(pass.arch, from, line, self.edge.add);
+                crate::kernels::lanes::copy(pass.job.arch, from, line, self.edge.add);
             }
         }
     }

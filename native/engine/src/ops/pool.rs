@@ -152,7 +152,7 @@ unsafe impl Kernel for MaxForward {
             let result = pass.write(self.windows.result, block);
             let taps: &mut [u16] = bytemuck::cast_slice_mut(pass.write(self.taps, block));
             let (to, taps) = (lanes_mut(result), taps.as_chunks_mut::<LANES>().0);
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
                     self.windows.each(
@@ -161,7 +161,7 @@ unsafe impl Kernel for MaxForward {
                     );
                 },
             );
-            activate(pass.arch, self.activation, result);
+            activate(pass.job.arch, self.activation, result);
         }
     }
 }
@@ -205,7 +205,7 @@ unsafe impl Kernel for MaxBackward {
             if !self.edge.add {
                 to.as_flattened_mut().fill(0.0);
             }
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
                     self.windows.each(
@@ -238,7 +238,7 @@ unsafe impl Kernel for AvgForward {
         for block in pass.block_share() {
             let from = lanes(pass.read(self.0.source, block));
             let to = lanes_mut(pass.write(self.0.result, block));
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
                     self.0.each(
@@ -275,7 +275,7 @@ unsafe impl Kernel for AvgBackward {
             if !self.edge.add {
                 to.as_flattened_mut().fill(0.0);
             }
-            pass.arch.dispatch(
+            pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
                     self.windows.each(

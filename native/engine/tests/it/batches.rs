@@ -55,8 +55,12 @@ fn plans_that_cannot_be_made_are_refused() {
     let refused = |config| Replica::new(graph(spec, layers), config).unwrap_err().to_string();
     let e = refused(config);
     assert!(e.contains("layer 'b' (batch_norm) needs the whole batch at once, mode is tiled"), "{e}");
-    let e = refused(PlanConfig { threads: 0, mode: Mode::Auto, ..config });
-    assert_eq!(e, "threads is 0, expected at least 1");
+    for threads in [0, usize::MAX] {
+        let e = refused(PlanConfig { threads, mode: Mode::Auto, ..config });
+        assert_eq!(e, format!("threads is {threads}, expected 1 to 4096"));
+    }
+    let e = refused(PlanConfig { rows: usize::MAX, mode: Mode::Auto, ..config });
+    assert!(e.starts_with("no memory for "), "{e}");
     let e = refused(PlanConfig { loss: Loss::Huber { delta: -1.0 }, mode: Mode::Auto, ..config });
     assert!(e.contains("delta"), "{e}");
 }

@@ -5,6 +5,7 @@ mod allocations;
 mod batches;
 mod golden;
 mod gradients;
+mod inference;
 mod literals;
 mod modes;
 mod networks;
