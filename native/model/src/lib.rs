@@ -9,10 +9,16 @@
 //! | [`spec`] | [`Spec`], [`Input`], [`Layer`], [`Op`]: the serialised form |
 //! | [`graph`] | [`Graph`]: checked, shaped, with the layout of the flat weight vector |
 //! | [`network`] | [`Network`]: presets `mlp`, `lenet5`, `tabular`, and lists of layers |
+//! | `build` | from spec to graph |
+//! | `infer` | the shape and the parameters of each operation |
+//! | `layout` | where parameters lie |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod build;
 pub mod graph;
+mod infer;
+mod layout;
 pub mod network;
 pub mod spec;
 

@@ -82,6 +82,9 @@ impl Network {
     /// # Errors
     /// `InvalidArgument` when the inputs do not suit the network. Shapes inside are [`crate::Graph`]'s to check.
     pub fn build(&self, inputs: Vec<Input>, outputs: usize) -> Result<Spec> {
+        if inputs.is_empty() {
+            return Err(Error::argument("the network has no inputs"));
+        }
         match self {
             Network::Spec(spec) if spec.inputs == inputs => Ok(spec.clone()),
             Network::Spec(spec) => Err(Error::argument(format!(
@@ -104,8 +107,7 @@ impl Network {
             Network::Lenet5 => lenet5(inputs, outputs),
             Network::Sequential { layers } => {
                 let mut chain = Chain::new(inputs);
-                if chain.spec.inputs.len() > 1 || matches!(chain.spec.inputs[0].kind, InputKind::Index { .. })
-                {
+                if chain.spec.inputs.len() > 1 || chain.spec.inputs.iter().any(|i| i.kind.is_index()) {
                     chain.join(0);
                 }
                 for op in layers {
@@ -229,7 +231,8 @@ impl Chain {
             let place = i + 1;
             self.push(&format!("hidden{place}"), Op::Linear { outputs: *outputs, bias: true });
             self.push(&format!("activation{place}"), activation.op());
-            if dropout > 0.0 {
+            // Any other rate is a layer, so that the graph refuses one that makes no sense.
+            if dropout != 0.0 {
                 self.push(&format!("dropout{place}"), Op::Dropout { rate: dropout });
             }
         }
@@ -301,6 +304,31 @@ mod tests {
         let spec = Network::from_json(json).unwrap().build(vec![dense(&[3])], 2).unwrap();
         let names: Vec<&str> = spec.layers.iter().map(|l| l.name.as_str()).collect();
         assert_eq!(names, ["linear1", "relu2", "head"]);
+    }
+
+    #[test]
+    fn a_dropout_that_makes_no_sense_is_refused() {
+        for json in
+            [r#"{"mlp":{"hidden":[4],"dropout":DROPOUT}}"#, r#"{"tabular":{"hidden":[4],"dropout":DROPOUT}}"#]
+        {
+            let graph = |dropout: &str| {
+                let network = Network::from_json(&json.replace("DROPOUT", dropout)).unwrap();
+                Graph::new(&network.build(vec![dense(&[3])], 2).unwrap())
+            };
+            let e = graph("-0.5").unwrap_err().to_string();
+            assert!(e.contains("layer 'dropout1' (dropout): rate is -0.5"), "{e}");
+            assert_eq!(graph("0.0").unwrap().nodes().len(), 3);
+        }
+        let network = Network::Mlp { hidden: vec![4], activation: Activation::Relu, dropout: f32::NAN };
+        assert!(Graph::new(&network.build(vec![dense(&[3])], 2).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_network_needs_an_input() {
+        for json in [r#""lenet5""#, r#"{"mlp":{"hidden":[]}}"#, r#"{"sequential":{"layers":["relu"]}}"#] {
+            let e = Network::from_json(json).unwrap().build(vec![], 2).unwrap_err();
+            assert_eq!(e.to_string(), "the network has no inputs");
+        }
     }
 
     #[test]

@@ -158,6 +158,20 @@ pub enum Op {
     },
 }
 
+impl InputKind {
+    /// The shape of one sample; empty for an index.
+    pub(crate) fn shape(&self) -> &[usize] {
+        match self {
+            InputKind::Dense { shape } => shape,
+            InputKind::Index { .. } => &[],
+        }
+    }
+
+    pub(crate) fn is_index(&self) -> bool {
+        matches!(self, InputKind::Index { .. })
+    }
+}
+
 fn yes() -> bool {
     true
 }
@@ -205,13 +219,19 @@ impl Spec {
     pub fn from_json(json: &str) -> Result<Spec> {
         let spec: Spec = serde_json::from_str(json)
             .map_err(|e| Error::argument(format!("the network spec is not valid: {e}")))?;
-        if spec.version == 0 || spec.version > SPEC_VERSION {
-            return Err(Error::argument(format!(
-                "the network spec has version {}, this Firesteel reads 1 to {SPEC_VERSION}",
-                spec.version
-            )));
-        }
+        spec.check_version()?;
         Ok(spec)
+    }
+
+    /// Whether this Firesteel can read it.
+    pub(crate) fn check_version(&self) -> Result<()> {
+        match self.version {
+            0 => Err(Error::argument("spec version is 0, expected 1 or more")),
+            version if version > SPEC_VERSION => {
+                Err(Error::argument(format!("spec version {version} is newer than {SPEC_VERSION}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The spec as JSON.
@@ -245,6 +265,6 @@ mod tests {
         let e = Spec::from_json(r#"{"version": 1, "inputs": [], "layers": [], "color": 3}"#).unwrap_err();
         assert!(e.to_string().contains("unknown field `color`"), "{e}");
         let e = Spec::from_json(r#"{"version": 9, "inputs": [], "layers": []}"#).unwrap_err();
-        assert_eq!(e.to_string(), "the network spec has version 9, this Firesteel reads 1 to 1");
+        assert_eq!(e.to_string(), "spec version 9 is newer than 1");
     }
 }
