@@ -6,7 +6,7 @@
 >>> model.transform(test).select("prediction").show()
 """
 
+from firesteel._version import __version__
 from firesteel.jars import jar_path
 
-__all__ = ["jar_path"]
-__version__ = "0.1.0"
+__all__ = ["__version__", "jar_path"]

@@ -7,6 +7,7 @@ saved here loads there and the other way round, and pipelines, cross-validation 
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 from typing import Any
 
@@ -15,17 +16,21 @@ from pyspark.ml.classification import _JavaProbabilisticClassificationModel, _Ja
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasValidationIndicatorCol, HasWeightCol
 from pyspark.ml.regression import _JavaRegressionModel, _JavaRegressor
-from pyspark.ml.util import JavaMLReadable, JavaMLWritable
+from pyspark.ml.util import HasTrainingSummary, JavaMLReadable, JavaMLWritable, _jvm
+from pyspark.ml.wrapper import JavaWrapper
+from pyspark.sql import DataFrame
 from pyspark.sql.utils import is_remote
 
 from firesteel._params import _NeuralParams, _NeuralParamSetters
-from firesteel.network import Network
+from firesteel.jars import check_jar
+from firesteel.network import Network, Tabular
 
 __all__ = [
     "NeuralClassifier",
     "NeuralClassificationModel",
     "NeuralRegressor",
     "NeuralRegressionModel",
+    "NeuralTrainingSummary",
 ]
 
 
@@ -36,7 +41,7 @@ class _ColumnParams(_NeuralParams, HasWeightCol):
         Params._dummy(),
         "featuresCols",
         "columns to learn from: numbers, booleans, strings, arrays and vectors as they are; "
-        "wins over featuresCol",
+        "instead of featuresCol",
         typeConverter=TypeConverters.toListString,
     )
     inputShape: Param[list[int]] = Param(
@@ -45,6 +50,10 @@ class _ColumnParams(_NeuralParams, HasWeightCol):
         "shape of one sample of the array or vector column, for example [1, 28, 28]",
         typeConverter=TypeConverters.toListInt,
     )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(featuresCols=[], inputShape=[])
 
     def getFeaturesCols(self) -> list[str]:
         """Gets the value of featuresCols."""
@@ -67,7 +76,8 @@ class _JobParams(_ColumnParams, _NeuralParamSetters, HasValidationIndicatorCol):
     numWorkers: Param[int] = Param(
         Params._dummy(),
         "numWorkers",
-        "tasks that train together; 0 takes every slot of the cluster",
+        "tasks that train together; 0 takes as many as can run at once, but at most one for every 32 rows "
+        "of a batch",
         typeConverter=TypeConverters.toInt,
     )
     checkpointDir: Param[str] = Param(
@@ -79,7 +89,8 @@ class _JobParams(_ColumnParams, _NeuralParamSetters, HasValidationIndicatorCol):
     maxRetries: Param[int] = Param(
         Params._dummy(),
         "maxRetries",
-        "how often to start again from the last checkpoint after a worker was lost",
+        "how often to start again after a worker was lost: from the last checkpoint where there is a "
+        "checkpointDir, else from the first epoch",
         typeConverter=TypeConverters.toInt,
     )
     showProgress: Param[bool] = Param(
@@ -89,6 +100,19 @@ class _JobParams(_ColumnParams, _NeuralParamSetters, HasValidationIndicatorCol):
         typeConverter=TypeConverters.toBoolean,
     )
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        # The same as on the Scala side; Spark Connect has nothing to ask there.
+        self._setDefault(
+            network=Tabular().to_json(),
+            numWorkers=0,
+            weightCol="",
+            validationIndicatorCol="",
+            checkpointDir="",
+            maxRetries=2,
+            showProgress=True,
+        )
+
     def getNetwork(self) -> str:
         """Gets the value of network, as JSON."""
         return self.getOrDefault(self.network)
@@ -97,28 +121,108 @@ class _JobParams(_ColumnParams, _NeuralParamSetters, HasValidationIndicatorCol):
         """Gets the value of numWorkers."""
         return self.getOrDefault(self.numWorkers)
 
+    def getCheckpointDir(self) -> str:
+        """Gets the value of checkpointDir."""
+        return self.getOrDefault(self.checkpointDir)
+
+    def getMaxRetries(self) -> int:
+        """Gets the value of maxRetries."""
+        return self.getOrDefault(self.maxRetries)
+
+    def getShowProgress(self) -> bool:
+        """Gets the value of showProgress."""
+        return self.getOrDefault(self.showProgress)
+
 
 def _json(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(
             f"network is a {type(value).__name__}, expected one of firesteel.network or a JSON string"
         )
-    json.loads(value)
+    try:
+        json.loads(value)
+    except json.JSONDecodeError as e:
+        raise ValueError(
+            f"network is {value!r}, which is not JSON; it takes one of firesteel.network, for example "
+            'Lenet5() or Mlp(512, 256), or its JSON, for example \'{"mlp": {"hidden": [512, 256]}}\''
+        ) from e
     return value
 
 
-class _Estimator(_JobParams, JavaMLWritable, JavaMLReadable):
+_TYPES: dict[Any, Any] = {
+    TypeConverters.toInt: int,
+    TypeConverters.toFloat: float,
+    TypeConverters.toBoolean: bool,
+    TypeConverters.toString: str,
+    TypeConverters.toListString: list[str],
+    TypeConverters.toListInt: list[int],
+    TypeConverters.toListFloat: list[float],
+}
+
+
+class _Default:
+    """A param that is not given has its own default."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+# What a reader looks for first; the others follow by name.
+_FIRST = [
+    "featuresCols",
+    "featuresCol",
+    "inputShape",
+    "labelCol",
+    "network",
+    "epochs",
+    "batchSize",
+    "learningRate",
+]
+
+
+def _signature(params: list[Param], returns: str | None) -> inspect.Signature:
+    """Keyword arguments for these params, as ``help`` and notebooks show them."""
+    rank = {name: place for place, name in enumerate(_FIRST)}
+    arguments = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    for param in sorted(params, key=lambda p: (rank.get(p.name, len(_FIRST)), p.name)):
+        kind = Network | str if param.name == "network" else _TYPES.get(param.typeConverter, Any)
+        arguments.append(
+            inspect.Parameter(param.name, inspect.Parameter.KEYWORD_ONLY, default=_Default(), annotation=kind)
+        )
+    return inspect.Signature(arguments, return_annotation=returns)
+
+
+class _Stored(JavaMLWritable, JavaMLReadable):
+    """What is saved and loaded."""
+
+    @classmethod
+    def read(cls) -> Any:
+        """What loads it."""
+        if not is_remote():
+            check_jar(_jvm())
+        return super().read()
+
+
+class _Estimator(_JobParams, _Stored):
     """What both estimators share."""
 
     _java_class: str
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        params = [p for p in (getattr(cls, name, None) for name in dir(cls)) if isinstance(p, Param)]
+        cls.__init__.__signature__ = _signature(params, None)
+        cls.setParams.__signature__ = _signature(params, cls.__name__)
+
     def _start(self, given: dict[str, Any]) -> None:
+        if not is_remote():
+            check_jar(_jvm())
         self._java_obj = self._new_java_obj(self._java_class, self.uid)
         self._take_defaults()
         self._set_checked(given)
 
     def _take_defaults(self) -> None:
-        """Copies the Scala side's defaults, so that they are declared once."""
+        """Takes the Scala side's defaults over ours."""
         if self._java_obj is None or not hasattr(self._java_obj, "hasDefault"):
             return
         self._transfer_params_from_java()
@@ -172,8 +276,29 @@ class _Estimator(_JobParams, JavaMLWritable, JavaMLReadable):
         return self._set(showProgress=value)
 
 
-class _Fitted(_ColumnParams, JavaMLWritable, JavaMLReadable):
+class NeuralTrainingSummary(JavaWrapper):
+    """What is told of a training, through Spark Connect too."""
+
+    @property
+    def objectiveHistory(self) -> list[float]:
+        """The training loss of each epoch."""
+        return list(self._call_java("objectiveHistory"))
+
+    @property
+    def totalIterations(self) -> int:
+        """Epochs behind the first, as Spark counts iterations."""
+        return self._call_java("totalIterations")
+
+
+class _Fitted(_ColumnParams, HasTrainingSummary[NeuralTrainingSummary], _Stored):
     """What both models share."""
+
+    @property
+    def _summaryCls(self) -> type:
+        return NeuralTrainingSummary
+
+    def _summary_dataset(self, train_dataset: DataFrame) -> DataFrame:
+        return train_dataset
 
     def setFeaturesCols(self, value: list[str]) -> Any:
         """Sets the value of :py:attr:`featuresCols`: the same features under other names."""
@@ -196,8 +321,9 @@ class _Fitted(_ColumnParams, JavaMLWritable, JavaMLReadable):
     def _read(self, method: str) -> Any:
         if is_remote():
             raise NotImplementedError(
-                "Spark Connect shows its clients only what Spark's own models have; "
-                "save the model and load it in a session without Connect to read its history or spec"
+                "Spark Connect shows its clients only what Spark's own models have: the losses of a model "
+                "that was just fitted are in summary.objectiveHistory; for all of its history and its spec, "
+                "save the model and load it in a session without Connect"
             )
         return json.loads(self._call_java(method))
 
@@ -218,6 +344,7 @@ class NeuralClassifier(_JavaProbabilisticClassifier, _Estimator):
 
     @keyword_only
     def __init__(self, **params: Any) -> None:
+        """All params by name; help() lists them."""
         super().__init__()
         self._start(self._input_kwargs)
 
@@ -245,6 +372,7 @@ class NeuralRegressor(_JavaRegressor, _Estimator):
 
     @keyword_only
     def __init__(self, **params: Any) -> None:
+        """All params by name; help() lists them."""
         super().__init__()
         self._start(self._input_kwargs)
 

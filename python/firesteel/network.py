@@ -68,9 +68,10 @@ def Lenet5() -> Network:
 def Tabular(*hidden: int, embedding_dims: int = 0, dropout: float = 0.0) -> Network:
     """An embedding for each string column, joined with all numbers, then hidden layers of these widths.
 
-    ``embedding_dims`` 0 chooses each width by cardinality.
+    Without widths there are two layers, of 128 and 64. ``embedding_dims`` 0 chooses an embedding's width by
+    cardinality.
     """
-    options = {"hidden": list(hidden), "embedding_dims": embedding_dims, "dropout": dropout}
+    options = {"hidden": list(hidden or (128, 64)), "embedding_dims": embedding_dims, "dropout": dropout}
     return Network({"tabular": options})
 
 

@@ -20,12 +20,15 @@ def main(path: str) -> None:
     rows = rows.fillna(0.0, ["label"])
 
     classifier = NeuralClassifier(featuresCols=["number", "word"], network=Tabular(16), learningRate=0.02)
+    assert classifier.getMaxRetries() == 2 and classifier.getNumWorkers() == 0
     fitted = Pipeline(stages=[classifier.setEpochs(20).setBatchSize(64)]).fit(rows)
     fitted.write().overwrite().save(path)
     loaded = PipelineModel.load(path)
     for model in (fitted, loaded):
         right = model.transform(rows).where("prediction = label").count()
         assert right > 1100, right
+    losses = fitted.stages[0].summary.objectiveHistory
+    assert len(losses) == 20 and losses[-1] < losses[0], losses
     try:
         _ = fitted.stages[0].history
     except NotImplementedError as e:

@@ -1,3 +1,6 @@
+import inspect
+import json
+
 import pytest
 from pyspark.errors import IllegalArgumentException
 from pyspark.ml import Pipeline, PipelineModel
@@ -39,6 +42,15 @@ def test_history_has_a_record_an_epoch(model):
     assert model.spec["layers"][-1] == {"name": "head", "op": {"linear": {"outputs": 2, "bias": True}}}
 
 
+def test_the_losses_are_in_the_summary_too(model, tmp_path):
+    losses = [record["loss"] for record in model.history]
+    assert model.hasSummary and model.summary.objectiveHistory == losses
+    assert model.summary.totalIterations == len(losses) - 1
+    path = str(tmp_path / "model")
+    model.save(path)
+    assert NeuralClassificationModel.load(path).summary.objectiveHistory == losses
+
+
 def test_a_model_survives_saving(model, flights, tmp_path):
     path = str(tmp_path / "model")
     model.write().overwrite().save(path)
@@ -58,9 +70,27 @@ def test_an_estimator_survives_saving_and_copying(tmp_path):
         assert other.getNetwork() == estimator.getNetwork()
 
 
-def test_defaults_come_from_the_table():
+def test_defaults_come_from_the_table(spark):
     estimator = NeuralClassifier()
     assert (estimator.getEpochs(), estimator.getBatchSize(), estimator.getOptimizer()) == (10, 256, "adam")
+
+
+@pytest.mark.parametrize("estimator", [NeuralClassifier, NeuralRegressor])
+def test_python_has_the_defaults_of_the_scala_side(spark, monkeypatch, estimator):
+    theirs = {p.name: v for p, v in estimator()._defaultParamMap.items()}
+    monkeypatch.setattr(estimator, "_take_defaults", lambda self: None)
+    ours = {p.name: v for p, v in estimator()._defaultParamMap.items()}
+    assert json.loads(ours.pop("network")) == json.loads(theirs.pop("network"))
+    assert ours == {name: theirs[name] for name in ours}
+
+
+@pytest.mark.parametrize("estimator", [NeuralClassifier, NeuralRegressor])
+def test_help_lists_every_param(spark, estimator):
+    names = {param.name for param in estimator().params}
+    for function in (estimator, estimator.setParams):
+        shown = inspect.signature(function).parameters
+        assert set(shown) - {"self"} == names
+        assert str(shown["epochs"]) == "epochs: int = ..."
 
 
 def test_pipeline(flights, tmp_path):
@@ -96,6 +126,10 @@ def test_mistakes_are_named(flights):
         NeuralClassifier(learningrate=0.1)
     with pytest.raises(TypeError, match="network is a int"):
         NeuralClassifier(network=3)
+    with pytest.raises(
+        ValueError, match=r"network is 'lenet5', which is not JSON; .* for example Lenet5\(\)"
+    ):
+        NeuralClassifier(network="lenet5")
     with pytest.raises(IllegalArgumentException, match="distanc"):
         classifier(featuresCols=["distanc"]).fit(flights)
     with pytest.raises(IllegalArgumentException, match="minutes"):

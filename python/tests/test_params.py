@@ -1,7 +1,9 @@
 """Python and Scala say the same: the names of params, and the layers of networks."""
 
 import pytest
+from pyspark.errors import IllegalArgumentException
 from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.linalg import Vectors
 from pyspark.sql import functions as F
 
 from firesteel import network as n
@@ -53,6 +55,17 @@ def test_every_layer_is_one_that_the_engine_knows(flights):
     )
     model = classifier.setEpochs(1).setShowProgress(False).fit(rows)
     assert model.transform(rows).where("prediction IN (0, 1)").count() == 64
+
+
+def test_a_bad_vector_is_refused_and_a_good_one_behind_it_scored(flights):
+    rows = VectorAssembler(inputCols=["distance", "minutes"], outputCol="features").transform(flights)
+    model = NeuralClassifier(labelCol="late", network=n.Mlp(8), epochs=1, showProgress=False).fit(rows)
+    good = Vectors.dense(1.0, 2.0)
+    expected = model.predictRaw(good)
+    for bad in ([1.0, 2.0, 3.0], [1.0], [1.0] * 100_000):
+        with pytest.raises(IllegalArgumentException, match="features"):
+            model.predict(Vectors.dense(bad))
+        assert model.predictRaw(good) == expected
 
 
 def test_a_single_vector_is_scored_as_a_row_is(flights):
