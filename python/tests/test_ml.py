@@ -51,6 +51,11 @@ def test_the_losses_are_in_the_summary_too(model, tmp_path):
     assert NeuralClassificationModel.load(path).summary.objectiveHistory == losses
 
 
+def test_scored_rows_are_read_in_another_session(model, flights, spark):
+    model.transform(flights).createOrReplaceGlobalTempView("scored_flights")
+    assert spark.newSession().table("global_temp.scored_flights").where("prediction = late").count() > 1150
+
+
 def test_a_model_survives_saving(model, flights, tmp_path):
     path = str(tmp_path / "model")
     model.write().overwrite().save(path)
