@@ -29,7 +29,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo digits test test-rust test-scala test-python check bench build fmt generate clean setup native
+.PHONY: help demo digits test test-rust test-scala test-python check bench build wheel fmt generate clean setup native
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -60,6 +60,7 @@ check: setup native ## What must hold besides the tests: formatting, lints, gene
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	$(cli) generate --check
+	scripts/check-versions.sh
 	cd scala && mvn -q -B spotless:check
 	cd examples/spark && mvn -q -B spotless:check
 	$(venv)/bin/ruff check python benchmarks examples tests
@@ -69,10 +70,20 @@ bench: build $(bench_venv)/ready ## Us and our peers, alternately in one run
 	$(bench_venv)/bin/python benchmarks/engine.py
 	$(venv)/bin/python benchmarks/spark.py --firesteel $(cli)
 	cd scala && $(mvn) test-compile
+	@mkdir -p target
 	$(venv)/bin/spark-submit --driver-memory 4g --driver-class-path scala/target/test-classes:$(jar) \
-		--class firesteel.ml.IngestBenchmark --conf spark.ui.showConsoleProgress=false $(jar) | tee benchmarks/results/ingest.md
+		--class firesteel.ml.IngestBenchmark --conf spark.ui.showConsoleProgress=false $(jar) > target/ingest.md
+	@mkdir -p benchmarks/results && mv target/ingest.md benchmarks/results && cat benchmarks/results/ingest.md
 
 build: setup $(jar) ## The native library, the command and the jar
+
+# From a copy: a jar inside the source tree's package would hide the one that is built next.
+wheel: build ## The Python package with the jar inside, in target/wheel
+	@rm -rf target/wheel && mkdir -p target/wheel/source/firesteel/jars
+	@cp python/pyproject.toml target/wheel/source && cp python/firesteel/*.py target/wheel/source/firesteel
+	@cp $(jar) target/wheel/source/firesteel/jars
+	@$(venv)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w target/wheel target/wheel/source
+	@rm -rf target/wheel/source && ls target/wheel/*.whl
 
 fmt: setup ## Formats everything
 	cargo fmt --all
