@@ -1,5 +1,6 @@
 //! What all ranks of a step or an inference see.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use firesteel_model::Graph;
@@ -36,25 +37,39 @@ pub(crate) struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// The pass of a rank that works alone, in its own arena.
-    pub(crate) fn alone(&'a self, rank: usize) -> Pass<'a> {
-        // SAFETY: arena `rank` is used by this rank only.
-        let arena = unsafe { &mut self.arenas.slice_mut(rank..rank + 1)[0] };
-        self.pass(Shared::new(arena), rank, 0, 1)
+    ///
+    /// # Safety
+    /// A rank has one pass at a time.
+    pub(crate) unsafe fn alone(&'a self, rank: usize) -> Pass<'a> {
+        // SAFETY: by the caller: arena `rank` belongs to that pass.
+        unsafe {
+            let arena = &mut self.arenas.slice_mut(rank..rank + 1)[0];
+            self.pass(Shared::new(arena), rank, 0, 1)
+        }
     }
 
-    /// The one arena that all ranks share, taken before they start.
-    pub(crate) fn whole(&self) -> Shared<'a> {
-        // SAFETY: no rank runs yet, and ranks that work together use no other view of it.
+    /// The one arena that all ranks share.
+    ///
+    /// # Safety
+    /// It is taken once, before the ranks start.
+    pub(crate) unsafe fn whole(&self) -> Shared<'a> {
+        // SAFETY: by the caller, nobody has another view of it.
         Shared::new(unsafe { &mut self.arenas.slice_mut(0..1)[0] })
     }
 
     /// The pass of a rank that works with all others in one arena.
-    pub(crate) fn together(&'a self, rank: usize, arena: Shared<'a>) -> Pass<'a> {
-        self.pass(arena, rank, rank, self.threads)
+    ///
+    /// # Safety
+    /// A rank has one pass at a time, and between two barriers all run the same call, or none.
+    pub(crate) unsafe fn together(&'a self, rank: usize, arena: Shared<'a>) -> Pass<'a> {
+        // SAFETY: by the caller.
+        unsafe { self.pass(arena, rank, rank, self.threads) }
     }
 
-    fn pass(&'a self, arena: Shared<'a>, thread: usize, rank: usize, of: usize) -> Pass<'a> {
-        // SAFETY: scratch `thread` is used by this thread only.
+    /// # Safety
+    /// A thread has one pass at a time.
+    unsafe fn pass(&'a self, arena: Shared<'a>, thread: usize, rank: usize, of: usize) -> Pass<'a> {
+        // SAFETY: by the caller: scratch `thread` belongs to that pass.
         let scratch = unsafe { &mut self.scratch.slice_mut(thread..thread + 1)[0] };
         Pass {
             job: self,
@@ -66,6 +81,7 @@ impl<'a> Job<'a> {
             add: false,
             rank,
             of,
+            one_thread: PhantomData,
         }
     }
 

@@ -1,6 +1,7 @@
 //! One run of a plan's kernels: what they read, where they write, and whose share is whose.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::job::Job;
@@ -10,7 +11,7 @@ use crate::training::Training;
 /// One call of a plan.
 ///
 /// # Safety
-/// `run` reads and writes through [`Pass`], which several threads hold at once. An implementation promises that it
+/// `run` reads and writes through a [`Pass`], and every rank of a job has one. An implementation promises that it
 /// writes only the share of its rank, and reads nothing that another rank writes in the same call.
 pub(crate) unsafe trait Kernel: fmt::Debug + Send + Sync {
     /// Does the share of `pass.rank`.
@@ -32,7 +33,8 @@ pub(crate) struct Place {
 
 /// What the kernels of one rank work with. Rows are grouped into blocks of [`LANES`], lanes innermost:
 /// a value of `features` is `(blocks, features, LANES)`.
-#[derive(Clone, Copy)]
+///
+/// It stays on one thread: that there is one a rank is what makes a rank's share its own.
 pub(crate) struct Pass<'a> {
     pub(crate) job: &'a Job<'a>,
     pub(crate) arena: Shared<'a>,
@@ -48,6 +50,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) add: bool,
     pub(crate) rank: usize,
     pub(crate) of: usize,
+    pub(crate) one_thread: PhantomData<*mut ()>,
 }
 
 impl<'a> Pass<'a> {
@@ -84,7 +87,7 @@ impl<'a> Pass<'a> {
 
     /// One block of a buffer, to read.
     pub(crate) fn read(&self, id: Id, block: usize) -> &'a [f32] {
-        // SAFETY: by the promise of `Kernel`, nobody writes what this rank reads.
+        // SAFETY: whoever writes there has promised that nobody reads meanwhile.
         unsafe { self.arena.slice(self.range(id, block)) }
     }
 
@@ -102,27 +105,39 @@ impl<'a> Pass<'a> {
     }
 
     /// One block of a buffer, to write.
-    pub(crate) fn write(&self, id: Id, block: usize) -> &'a mut [f32] {
-        // SAFETY: by the promise of `Kernel`, the block is in this rank's share.
+    ///
+    /// # Safety
+    /// The block is in this rank's share, and nobody, this rank included, has another slice of it while this one lives.
+    pub(crate) unsafe fn write(&self, id: Id, block: usize) -> &'a mut [f32] {
+        // SAFETY: by the caller.
         unsafe { self.arena.slice_mut(self.range(id, block)) }
     }
 
     /// A part of one block of a buffer, to write.
-    pub(crate) fn write_part(&self, id: Id, block: usize, part: Range<usize>) -> &'a mut [f32] {
+    ///
+    /// # Safety
+    /// As of [`Pass::write`], for the part.
+    pub(crate) unsafe fn write_part(&self, id: Id, block: usize, part: Range<usize>) -> &'a mut [f32] {
         let start = self.range(id, block).start;
-        // SAFETY: by the promise of `Kernel`, the part is in this rank's share.
+        // SAFETY: by the caller.
         unsafe { self.arena.slice_mut(start + part.start..start + part.end) }
     }
 
     /// A range of the flat gradient, to write.
-    pub(crate) fn gradient(&self, range: Range<usize>) -> &'a mut [f32] {
-        // SAFETY: by the promise of `Kernel`, the range is in this rank's share.
+    ///
+    /// # Safety
+    /// As of [`Pass::write`], for the range.
+    pub(crate) unsafe fn gradient(&self, range: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: by the caller.
         unsafe { self.gradient.slice_mut(range) }
     }
 
     /// The first `len` values of this thread's scratch memory, holding anything.
-    pub(crate) fn scratch(&self, len: usize) -> &'a mut [f32] {
-        // SAFETY: no other thread has this memory, and a kernel takes it once.
+    ///
+    /// # Safety
+    /// No slice of it that was taken before is used any more.
+    pub(crate) unsafe fn scratch(&self, len: usize) -> &'a mut [f32] {
+        // SAFETY: no other thread has this memory, and this one by the caller has no other slice.
         unsafe { self.scratch.slice_mut(0..len) }
     }
 }

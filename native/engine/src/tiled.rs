@@ -20,7 +20,8 @@ pub(crate) fn train(
     sink: &mut dyn Sink,
 ) -> Result<Totals> {
     let work = |rank: usize, barrier: Barrier| {
-        let mut pass = job.alone(rank);
+        // SAFETY: the team runs this once as each rank.
+        let mut pass = unsafe { job.alone(rank) };
         if rank > 0 {
             // SAFETY: gradient `rank − 1` is touched by this rank only, until the barrier.
             let own = unsafe { &mut training.gradients.slice_mut(rank - 1..rank)[0] };
@@ -56,7 +57,8 @@ pub(crate) fn train(
 /// Forward of the job's rows.
 pub(crate) fn infer(team: &mut Team, job: &Job, tile: usize, output: Shared<f32>) {
     let work = |rank: usize, _: Barrier| {
-        let mut pass = job.alone(rank);
+        // SAFETY: the team runs this once as each rank.
+        let mut pass = unsafe { job.alone(rank) };
         for_tiles(job, tile, rank, &mut pass, |pass| {
             job.plan.forward.iter().for_each(|call| call.run(pass));
             job.put(pass, output);

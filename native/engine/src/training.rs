@@ -36,15 +36,21 @@ pub(crate) struct Training<'a> {
 
 impl<'a> Training<'a> {
     /// A range of the running statistics, to write.
-    pub(crate) fn buffer(&self, range: Range<usize>) -> &'a mut [f32] {
-        // SAFETY: by the promise of `Kernel`, the range is in this rank's share.
+    ///
+    /// # Safety
+    /// As of [`Pass::write`], for the range.
+    pub(crate) unsafe fn buffer(&self, range: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: by the caller.
         unsafe { self.buffers.slice_mut(range) }
     }
 
     /// Rows of the gradient of an embedding's output, to write; `before` is the dims of all tables before its own.
-    pub(crate) fn sparse(&self, before: usize, dims: usize, rows: Range<usize>) -> &'a mut [f32] {
+    ///
+    /// # Safety
+    /// As of [`Pass::write`], for the rows.
+    pub(crate) unsafe fn sparse(&self, before: usize, dims: usize, rows: Range<usize>) -> &'a mut [f32] {
         let start = before * self.room;
-        // SAFETY: by the promise of `Kernel`, the rows are in this rank's share.
+        // SAFETY: by the caller.
         unsafe { self.sparse.slice_mut(start + rows.start * dims..start + rows.end * dims) }
     }
 
@@ -53,7 +59,8 @@ impl<'a> Training<'a> {
         let mut totals = Totals::default();
         for block in pass.block_share() {
             let logits = pass.read(pass.job.plan.output, block);
-            let gradient = pass.write(self.backward.output_gradient, block);
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let gradient = unsafe { pass.write(self.backward.output_gradient, block) };
             let first = pass.first + block * LANES;
             let rows = first..first + pass.lanes(block);
             let Batch { targets, weights, .. } = *self.batch;
@@ -101,7 +108,8 @@ impl<'a> Training<'a> {
             let Values::Index(indices) = self.batch.inputs[gather.input] else {
                 unreachable!("the batch was checked against the graph");
             };
-            let rows = self.sparse(dims_before(graph, index), table.dims, 0..indices.len());
+            // SAFETY: the rows are in this rank's share of blocks.
+            let rows = unsafe { self.sparse(dims_before(graph, index), table.dims, 0..indices.len()) };
             // SAFETY: the table is this thread's.
             let gradient = unsafe { self.gradient.slice_mut(table.range.clone()) };
             gather.run(indices, table.dims, rows, gradient, touched);

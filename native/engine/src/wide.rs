@@ -12,9 +12,11 @@ use crate::training::Training;
 
 /// Forward and backward of a batch.
 pub(crate) fn train(team: &mut Team, job: &Job, training: &Training, sink: &mut dyn Sink) -> Result<Totals> {
-    let arena = job.whole();
+    // SAFETY: taken here only.
+    let arena = unsafe { job.whole() };
     let work = |rank: usize, barrier: Barrier, news: &mut dyn FnMut(usize)| {
-        let pass = job.together(rank, arena);
+        // SAFETY: the team runs this once as each rank, and a barrier stands behind each call.
+        let pass = unsafe { job.together(rank, arena) };
         for call in &job.plan.forward {
             call.run(&pass);
             barrier.wait();
@@ -46,9 +48,11 @@ pub(crate) fn train(team: &mut Team, job: &Job, training: &Training, sink: &mut 
 
 /// Forward of the job's rows.
 pub(crate) fn infer(team: &mut Team, job: &Job, output: Shared<f32>) {
-    let arena = job.whole();
+    // SAFETY: taken here only.
+    let arena = unsafe { job.whole() };
     let work = |rank: usize, barrier: Barrier| {
-        let pass = job.together(rank, arena);
+        // SAFETY: the team runs this once as each rank, and a barrier stands behind each call.
+        let pass = unsafe { job.together(rank, arena) };
         for call in &job.plan.forward {
             call.run(&pass);
             barrier.wait();

@@ -47,7 +47,8 @@ struct Forward {
 unsafe impl Kernel for Forward {
     fn run(&self, pass: &Pass) {
         for block in pass.block_share() {
-            let (from, to) = (pass.read(self.source, block), pass.write(self.result, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let (from, to) = (pass.read(self.source, block), unsafe { pass.write(self.result, block) });
             if let Some(activation) = self.activation {
                 to.copy_from_slice(from);
                 activate(pass.job.arch, activation, to);
@@ -72,7 +73,9 @@ struct InPlace {
 unsafe impl Kernel for InPlace {
     fn run(&self, pass: &Pass) {
         for block in pass.block_share() {
-            let (result, gradient) = (pass.read(self.result, block), pass.write(self.gradient, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let (result, gradient) =
+                (pass.read(self.result, block), unsafe { pass.write(self.gradient, block) });
             activate_backward(pass.job.arch, self.activation, result, gradient);
         }
     }
@@ -92,7 +95,8 @@ unsafe impl Kernel for BackwardCall {
         for block in pass.block_share() {
             let (seen, gradient) =
                 (lanes(pass.read(self.seen, block)), lanes(pass.read(self.gradient, block)));
-            let to = lanes_mut(pass.write(self.edge.id, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(self.edge.id, block) });
             let add = self.edge.add;
             macro_rules! each {
                 ($slope:expr) => {

@@ -104,7 +104,8 @@ impl BatchNorm {
         let unbiased = if count > 1.0 { variance * count / (count - 1.0) } else { variance };
         for (range, new) in [(&self.running_mean, mean), (&self.running_variance, unbiased)] {
             let at = range.start + feature;
-            let running = &mut training.buffer(at..at + 1)[0];
+            // SAFETY: the range is in this rank's share of features.
+            let running = &mut unsafe { training.buffer(at..at + 1) }[0];
             *running = (1.0 - self.momentum) * *running + self.momentum * new;
         }
     }
@@ -137,14 +138,17 @@ unsafe impl Kernel for Forward {
                     let scale = 1.0 / (variance + norm.epsilon).sqrt();
                     if let Some(training) = training {
                         norm.remember(pass, training, feature, mean, variance);
-                        let kept = pass.write_part(norm.statistics, 0, 2 * feature..2 * feature + 2);
+                        // SAFETY: the part is in this rank's share; nothing else that is in use now lies there.
+                        let kept =
+                            unsafe { pass.write_part(norm.statistics, 0, 2 * feature..2 * feature + 2) };
                         kept.copy_from_slice(&[mean, scale]);
                     }
                     let weight = pass.job.weights[norm.weight.start + feature] * scale;
                     let bias = pass.job.weights[norm.bias.start + feature];
                     for block in 0..pass.blocks() {
                         let from = &pass.read(norm.source, block)[norm.part(feature)];
-                        let to = pass.write_part(norm.result, block, norm.part(feature));
+                        // SAFETY: the part is in this rank's share; nothing else that is in use now lies there.
+                        let to = unsafe { pass.write_part(norm.result, block, norm.part(feature)) };
                         for (to, from) in to.iter_mut().zip(from) {
                             *to = (*from - mean).mul_add(weight, bias);
                         }
@@ -174,7 +178,9 @@ unsafe impl Kernel for BackwardCall {
                         std::array::from_fn(|i| pass.read(norm.statistics, 0)[2 * feature + i]);
                     let (along, all) = self.sums(pass, feature, mean, scale);
                     for (start, sum) in [(norm.weight.start, along), (norm.bias.start, all)] {
-                        pass.gradient(start + feature..start + feature + 1)[0] = sum;
+                        // SAFETY: the range is in this rank's share, and is not read.
+                        let to = unsafe { pass.gradient(start + feature..start + feature + 1) };
+                        to[0] = sum;
                     }
                     if let Some(edge) = self.edge {
                         let count = (pass.rows * norm.positions) as f32;
@@ -215,7 +221,8 @@ impl BackwardCall {
         for block in 0..pass.blocks() {
             let x = lanes(&pass.read(self.norm.source, block)[self.norm.part(feature)]);
             let g = lanes(&pass.read(self.gradient, block)[self.norm.part(feature)]);
-            let to = lanes_mut(pass.write_part(edge.id, block, self.norm.part(feature)));
+            // SAFETY: the part is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write_part(edge.id, block, self.norm.part(feature)) });
             let count = pass.lanes(block);
             for ((x, g), to) in x.iter().zip(g).zip(to) {
                 for l in 0..LANES {

@@ -139,7 +139,8 @@ unsafe impl Kernel for Forward {
     fn run(&self, pass: &Pass) {
         let convolution = &self.0;
         for block in pass.block_share() {
-            let y = pass.write(convolution.result, block);
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let y = unsafe { pass.write(convolution.result, block) };
             let count = y.len();
             let floor = if convolution.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
             let epilogue = Epilogue { bias: convolution.bias.clone().map(|b| &pass.job.weights[b]), floor };
@@ -154,12 +155,16 @@ unsafe impl Kernel for Forward {
                 None => pass.job.arch.dispatch(Image(job)),
                 Some(id) => {
                     // The buffer ends with a whole line, the places may not.
-                    let places: &mut [u16] = bytemuck::cast_slice_mut(pass.write(id, block));
+                    // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+                    let places: &mut [u16] = bytemuck::cast_slice_mut(unsafe { pass.write(id, block) });
                     pass.job.arch.dispatch(Pooled(job, &mut places[..count]));
                 }
             }
             if convolution.activation != Activation::Relu {
-                activate(pass.job.arch, convolution.activation, pass.write(convolution.result, block));
+                // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+                activate(pass.job.arch, convolution.activation, unsafe {
+                    pass.write(convolution.result, block)
+                });
             }
         }
     }
@@ -235,7 +240,8 @@ impl Weights<'_> {
         let Weights(BackwardCall { convolution, gradient, .. }, pass) = self;
         let shape = &convolution.shape;
         let (sums, strips) =
-            pass.scratch(convolution.scratch()).split_at_mut(ROWS * shape.taps.len() * LANES);
+            // SAFETY: it is taken once at a time.
+            unsafe { pass.scratch(convolution.scratch()) }.split_at_mut(ROWS * shape.taps.len() * LANES);
         let sums = &mut sums[..channels.len() * shape.taps.len() * S::F32_LANES];
         sums.fill(0.0);
         for block in 0..pass.blocks() {
@@ -249,7 +255,8 @@ impl Weights<'_> {
         }
         let start = convolution.weight.start;
         let to =
-            pass.gradient(start + channels.start * shape.taps.len()..start + channels.end * shape.taps.len());
+            // SAFETY: the range is in this rank's share, and is not read.
+            unsafe { pass.gradient(start + channels.start * shape.taps.len()..start + channels.end * shape.taps.len()) };
         for (to, lanes) in to.iter_mut().zip(sums.chunks_exact(S::F32_LANES)) {
             let sum: f32 = simd.reduce_sum_f32s(bytemuck::pod_read_unaligned(bytemuck::cast_slice(lanes)));
             *to = if pass.add { *to + sum } else { sum };
@@ -268,9 +275,11 @@ impl WithSimd for Source<'_> {
         let shape = &convolution.shape;
         let channels = shape.groups * shape.outputs;
         let weight = &pass.job.weights[convolution.weight.clone()];
-        let scratch = pass.scratch(convolution.scratch());
+        // SAFETY: it is taken once at a time.
+        let scratch = unsafe { pass.scratch(convolution.scratch()) };
         for block in pass.block_share() {
-            let to = pass.write(edge.id, block);
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = unsafe { pass.write(edge.id, block) };
             if !edge.add {
                 to.fill(0.0);
             }

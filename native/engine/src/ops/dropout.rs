@@ -43,8 +43,12 @@ struct Forward {
 unsafe impl Kernel for Forward {
     fn run(&self, pass: &Pass) {
         let Some(training) = pass.job.training else {
-            let copy = |block| pass.write(self.result, block).copy_from_slice(pass.read(self.source, block));
-            return pass.block_share().for_each(copy);
+            for block in pass.block_share() {
+                // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+                let to = unsafe { pass.write(self.result, block) };
+                to.copy_from_slice(pass.read(self.source, block));
+            }
+            return;
         };
         let key = dropout_key(training.seed, training.step, self.layer);
         // A word below it drops: `rate` of all words.
@@ -52,12 +56,14 @@ unsafe impl Kernel for Forward {
         let kept = 1.0 / (1.0 - self.rate);
         for block in pass.block_share() {
             let from = pass.read(self.source, block);
-            let to = pass.write(self.result, block);
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = unsafe { pass.write(self.result, block) };
             let mut positions = [0; LANES];
             let first = pass.first + block * LANES;
             let count = pass.lanes(block);
             positions[..count].copy_from_slice(&training.batch.positions[first..first + count]);
-            let factors = lanes_mut(pass.write(self.factors, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let factors = lanes_mut(unsafe { pass.write(self.factors, block) });
             let (from, to) = (lanes(from), lanes_mut(to));
             pass.job.arch.dispatch(
                 #[inline(always)]
@@ -97,7 +103,8 @@ unsafe impl Kernel for BackwardCall {
         for block in pass.block_share() {
             let factors = lanes(pass.read(self.factors, block));
             let gradient = lanes(pass.read(self.gradient, block));
-            let to = lanes_mut(pass.write(self.edge.id, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(self.edge.id, block) });
             let add = self.edge.add;
             pass.job.arch.dispatch(
                 #[inline(always)]

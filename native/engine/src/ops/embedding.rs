@@ -49,7 +49,8 @@ unsafe impl Kernel for Forward {
         };
         let weight = &pass.job.weights[self.weight.clone()];
         for block in pass.block_share() {
-            let to = lanes_mut(pass.write(self.result, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(self.result, block) });
             let first = pass.first + block * LANES;
             let count = pass.lanes(block);
             if count < LANES {
@@ -78,7 +79,8 @@ unsafe impl Kernel for BackwardCall {
         let training = pass.training();
         for block in pass.block_share() {
             let first = pass.first + block * LANES;
-            let rows = training.sparse(self.before, self.dims, first..first + pass.lanes(block));
+            // SAFETY: the rows are in this rank's share of blocks.
+            let rows = unsafe { training.sparse(self.before, self.dims, first..first + pass.lanes(block)) };
             to_rows(lanes(pass.read(self.gradient, block)), self.dims, rows);
         }
     }

@@ -65,8 +65,10 @@ unsafe impl Kernel for Forward {
         let (weight, bias) = (&pass.job.weights[norm.weight.clone()], &pass.job.weights[norm.bias.clone()]);
         for block in pass.block_share() {
             let from = lanes(pass.read(norm.source, block)).chunks_exact(norm.width);
-            let to = lanes_mut(pass.write(norm.result, block)).chunks_exact_mut(norm.width);
-            let statistics = lanes_mut(pass.write(norm.statistics, block)).as_chunks_mut::<2>().0;
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(norm.result, block) }).chunks_exact_mut(norm.width);
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let statistics = lanes_mut(unsafe { pass.write(norm.statistics, block) }).as_chunks_mut::<2>().0;
             pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
@@ -128,8 +130,10 @@ impl BackwardCall {
         let norm = &self.norm;
         let share = pass.share(norm.width);
         let range = |start: usize| start + share.start..start + share.end;
-        let weight = pass.gradient(range(norm.weight.start));
-        let bias = pass.gradient(range(norm.bias.start));
+        // SAFETY: the range is in this rank's share, and is not read.
+        let weight = unsafe { pass.gradient(range(norm.weight.start)) };
+        // SAFETY: the range is in this rank's share, and is not read.
+        let bias = unsafe { pass.gradient(range(norm.bias.start)) };
         pass.job.arch.dispatch(
             #[inline(always)]
             || {
@@ -163,7 +167,8 @@ impl BackwardCall {
             let x = lanes(pass.read(norm.source, block)).chunks_exact(norm.width);
             let g = lanes(pass.read(self.gradient, block)).chunks_exact(norm.width);
             let statistics = lanes(pass.read(norm.statistics, block)).as_chunks::<2>().0;
-            let to = lanes_mut(pass.write(edge.id, block)).chunks_exact_mut(norm.width);
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(edge.id, block) }).chunks_exact_mut(norm.width);
             pass.job.arch.dispatch(
                 #[inline(always)]
                 || {

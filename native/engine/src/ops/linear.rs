@@ -92,7 +92,10 @@ unsafe impl Kernel for Forward {
         if linear.activation != Activation::Relu {
             for block in blocks {
                 let part = rows.start * LANES..rows.end * LANES;
-                activate(pass.job.arch, linear.activation, pass.write_part(linear.result, block, part));
+                // SAFETY: the part is in this rank's share; nothing else that is in use now lies there.
+                activate(pass.job.arch, linear.activation, unsafe {
+                    pass.write_part(linear.result, block, part)
+                });
             }
         }
     }
@@ -130,9 +133,11 @@ impl BackwardCall {
             height: linear.outputs,
             width: linear.inputs,
             rows: rows.clone(),
-            c: pass.gradient(start + rows.start * linear.inputs..start + rows.end * linear.inputs),
+            // SAFETY: the range is in this rank's share, and is not read.
+            c: unsafe { pass.gradient(start + rows.start * linear.inputs..start + rows.end * linear.inputs) },
             add: pass.add,
-            scratch: pass.scratch(OUTER_SCRATCH),
+            // SAFETY: it is taken once at a time.
+            scratch: unsafe { pass.scratch(OUTER_SCRATCH) },
         };
         product.run(pass.job.arch);
         if let Some(bias) = &linear.bias {
@@ -158,7 +163,8 @@ impl BackwardCall {
             bias: None,
             floor: f32::NEG_INFINITY,
             add: edge.add,
-            scratch: pass.scratch(packed_len(linear.outputs)),
+            // SAFETY: it is taken once at a time.
+            scratch: unsafe { pass.scratch(packed_len(linear.outputs)) },
         };
         // SAFETY: the source's gradient has `inputs` for each block, and the cut is this rank's.
         unsafe { product.run(pass.job.arch) };

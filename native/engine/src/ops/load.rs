@@ -37,7 +37,8 @@ unsafe impl Kernel for Load {
         for block in pass.block_share() {
             let first = (pass.first + block * LANES) * row;
             let rows = &values[first..first + pass.lanes(block) * row];
-            let to = lanes_mut(pass.write(self.result, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(self.result, block) });
             if self.padding == [0, 0] {
                 from_rows(pass.job.arch, rows, row, 0, to);
                 continue;

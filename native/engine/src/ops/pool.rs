@@ -149,8 +149,10 @@ unsafe impl Kernel for MaxForward {
     fn run(&self, pass: &Pass) {
         for block in pass.block_share() {
             let from = lanes(pass.read(self.windows.source, block));
-            let result = pass.write(self.windows.result, block);
-            let taps: &mut [u16] = bytemuck::cast_slice_mut(pass.write(self.taps, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let result = unsafe { pass.write(self.windows.result, block) };
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let taps: &mut [u16] = bytemuck::cast_slice_mut(unsafe { pass.write(self.taps, block) });
             let (to, taps) = (lanes_mut(result), taps.as_chunks_mut::<LANES>().0);
             pass.job.arch.dispatch(
                 #[inline(always)]
@@ -201,7 +203,8 @@ unsafe impl Kernel for MaxBackward {
             let gradient = lanes(pass.read(self.gradient, block));
             let taps: &[u16] = bytemuck::cast_slice(pass.read(self.taps, block));
             let taps = taps.as_chunks::<LANES>().0;
-            let to = lanes_mut(pass.write(self.edge.id, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(self.edge.id, block) });
             if !self.edge.add {
                 to.as_flattened_mut().fill(0.0);
             }
@@ -237,7 +240,8 @@ unsafe impl Kernel for AvgForward {
         let scale = 1.0 / (self.0.kernel[0] * self.0.kernel[1]) as f32;
         for block in pass.block_share() {
             let from = lanes(pass.read(self.0.source, block));
-            let to = lanes_mut(pass.write(self.0.result, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(self.0.result, block) });
             pass.job.arch.dispatch(
                 #[inline(always)]
                 || {
@@ -271,7 +275,8 @@ unsafe impl Kernel for AvgBackward {
         let scale = 1.0 / (self.windows.kernel[0] * self.windows.kernel[1]) as f32;
         for block in pass.block_share() {
             let gradient = lanes(pass.read(self.gradient, block));
-            let to = lanes_mut(pass.write(self.edge.id, block));
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
+            let to = lanes_mut(unsafe { pass.write(self.edge.id, block) });
             if !self.edge.add {
                 to.as_flattened_mut().fill(0.0);
             }
