@@ -8,6 +8,7 @@ use std::ops::Range;
 use pulp::Simd;
 use pulp::bytemuck;
 
+use super::lanes::taken;
 use super::tile::{
     ROWS, Scalars, Tile, accumulate, accumulate_at, by_size, columns, load, multiply, rows_of_four, store,
     zeros,
@@ -275,11 +276,8 @@ pub(crate) fn unpool(
             let row = (channel * height + y) * width;
             for x in 0..width {
                 let (g, place) = (&gradient[row + x], &places[row + x]);
-                for l in 0..LANES {
-                    let at = |j: u16| if place[l] == j { g[l] } else { 0.0 };
-                    (above[2 * x][l], above[2 * x + 1][l]) = (at(0), at(1));
-                    (below[2 * x][l], below[2 * x + 1][l]) = (at(2), at(3));
-                }
+                (above[2 * x], above[2 * x + 1]) = (taken(g, place, 0), taken(g, place, 1));
+                (below[2 * x], below[2 * x + 1]) = (taken(g, place, 2), taken(g, place, 3));
             }
         }
     }

@@ -8,7 +8,7 @@ use firesteel_model::Op;
 use pulp::bytemuck;
 
 use crate::fuse::{Activation, Stage};
-use crate::kernels::lanes::{Lane, activate, lanes, lanes_mut};
+use crate::kernels::lanes::{Lane, activate, lanes, lanes_mut, taken};
 use crate::memory::LANES;
 use crate::pass::{Id, Kernel, Pass};
 use crate::plan::{Backward, Builder, Edge, Value};
@@ -218,8 +218,9 @@ unsafe impl Kernel for MaxBackward {
                             window.each(
                                 #[inline(always)]
                                 |place, tap| {
+                                    let (to, taken) = (&mut to[place], taken(gradient, taps, tap));
                                     for l in 0..LANES {
-                                        to[place][l] += if taps[l] == tap { gradient[l] } else { 0.0 };
+                                        to[l] += taken[l];
                                     }
                                 },
                             );
