@@ -1,6 +1,6 @@
 """LeNet-5 learns to read handwritten digits: the 60,000 images of MNIST as a column of arrays.
 
-spark-submit --jars firesteel.jar digits.py [folder with MNIST's four files]
+spark-submit --jars firesteel.jar --py-files firesteel.whl digits.py [folder with MNIST's four files]
 """
 
 import os

