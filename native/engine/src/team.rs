@@ -7,8 +7,8 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use firesteel_error::{Error, Kind, Result};
@@ -38,6 +38,8 @@ struct Inner {
     opened: AtomicUsize,
     /// A rank panicked: the others must not wait for it.
     broken: AtomicBool,
+    /// The first panic. Those of ranks that waited for its rank come later and are dropped.
+    panic: Mutex<Option<Panic>>,
     stop: AtomicBool,
     threads: usize,
 }
@@ -57,6 +59,7 @@ impl Team {
             waiting: AtomicUsize::new(0),
             opened: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
+            panic: Mutex::new(None),
             stop: AtomicBool::new(false),
             threads,
         });
@@ -94,19 +97,20 @@ impl Team {
             worker.thread().unpark();
         }
         let result = catch_unwind(AssertUnwindSafe(|| main(Barrier(inner))));
-        if result.is_err() {
-            inner.broken.store(true, Ordering::Release);
-        }
+        let result = result.map_err(|panic| inner.note(panic));
         wait(|| inner.finished.load(Ordering::Acquire) == self.workers.len());
-        match result {
-            Ok(_) if inner.broken.load(Ordering::Acquire) => resume_unwind(broken()),
-            Ok(result) => result,
-            Err(panic) => resume_unwind(panic),
+        let panic = inner.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (result, panic) {
+            (Ok(result), None) => result,
+            (_, panic) => resume_unwind(panic.unwrap_or_else(broken)),
         }
     }
 }
 
-fn broken() -> Box<dyn Any + Send> {
+type Panic = Box<dyn Any + Send>;
+
+/// What ends a rank that waits for one that has panicked.
+fn broken() -> Panic {
     Box::new("another thread of the replica panicked")
 }
 
@@ -151,6 +155,12 @@ impl Barrier<'_> {
 }
 
 impl Inner {
+    /// Keeps the first panic and frees those who wait for its rank.
+    fn note(&self, panic: Panic) {
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+        self.broken.store(true, Ordering::Release);
+    }
+
     fn work(&self, rank: usize) {
         let mut done = 0;
         while self.sleep_until_job(done) {
@@ -158,9 +168,9 @@ impl Inner {
             // SAFETY: `jobs` was seen counted up, so the caller has written `job` and waits for `finished`.
             let job = unsafe { *self.job.get() };
             if let Some(job) = job
-                && catch_unwind(AssertUnwindSafe(|| job(rank, Barrier(self)))).is_err()
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(rank, Barrier(self))))
             {
-                self.broken.store(true, Ordering::Release);
+                self.note(panic);
             }
             self.finished.fetch_add(1, Ordering::Release);
         }
@@ -230,11 +240,12 @@ mod tests {
         let mut team = Team::new(3).unwrap();
         for culprit in [0, 2] {
             let job = |rank: usize, barrier: Barrier| {
-                assert!(rank != culprit, "on purpose");
+                assert!(rank != culprit, "rank {rank} on purpose");
                 barrier.wait();
             };
             let run = || team.run(&job, |barrier| job(0, barrier));
-            assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+            let payload = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+            assert_eq!(payload.downcast_ref::<String>(), Some(&format!("rank {culprit} on purpose")));
         }
         let count = AtomicUsize::new(0);
         let job = |_: usize, _: Barrier| {
