@@ -20,11 +20,11 @@ pub(crate) fn check_inputs(graph: &Graph, rows: usize, inputs: &[Values]) -> Res
         match (values, &input.kind) {
             (Values::Dense(values), InputKind::Dense { shape }) => {
                 let row: usize = shape.iter().product();
-                if values.len() != rows * row {
+                if rows.checked_mul(row) != Some(values.len()) {
                     return Err(Error::data(format!(
                         "input '{name}' has {} values, expected {} for {rows} rows of shape {shape:?}",
                         values.len(),
-                        rows * row
+                        rows as u128 * row as u128
                     )));
                 }
             }
@@ -65,11 +65,29 @@ pub(crate) fn check_length(what: &str, found: usize, rows: usize) -> Result<()> 
 
 /// Whether there is room for the outputs of all rows.
 pub(crate) fn check_outputs(found: usize, rows: usize, outputs: usize) -> Result<()> {
-    if found == rows * outputs {
+    if rows.checked_mul(outputs) == Some(found) {
         return Ok(());
     }
     Err(Error::argument(format!(
         "room for {found} outputs, expected {} for {rows} rows of {outputs}",
-        rows * outputs
+        rows as u128 * outputs as u128
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use firesteel_model::Spec;
+
+    #[test]
+    fn rows_whose_values_cannot_be_counted_are_refused() {
+        let spec = r#"{"version":1,"inputs":[{"name":"x","kind":{"dense":{"shape":[4]}}}],
+            "layers":[{"name":"a","op":"relu"}]}"#;
+        let graph = Graph::new(&Spec::from_json(spec).unwrap()).unwrap();
+        // 2⁶² rows of 4 values would be 0 values.
+        let rows = 1 << 62;
+        let e = check_inputs(&graph, rows, &[Values::Dense(&[])]).unwrap_err().to_string();
+        assert!(e.contains("has 0 values, expected 18446744073709551616 for"), "{e}");
+        assert!(check_outputs(0, rows, 4).is_err());
+    }
 }

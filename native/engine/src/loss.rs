@@ -63,6 +63,7 @@ impl Loss {
         targets: Targets<'_>,
         weights: Option<&[f32]>,
     ) -> Result<()> {
+        self.check_kind(outputs, targets)?;
         match targets {
             Targets::Classes(classes) => self.check_classes(outputs, rows, classes)?,
             Targets::Values(values) => self.check_values(outputs, rows, values)?,
@@ -81,16 +82,7 @@ impl Loss {
     }
 
     fn check_classes(&self, outputs: usize, rows: usize, classes: &[u32]) -> Result<()> {
-        let classes_known = match self {
-            Loss::SoftmaxCrossEntropy => outputs,
-            Loss::BinaryCrossEntropy if outputs == 1 => 2,
-            _ => {
-                return Err(Error::data(format!(
-                    "{} on {outputs} outputs reads values, the batch has classes",
-                    self.name()
-                )));
-            }
-        };
+        let classes_known = if *self == Loss::SoftmaxCrossEntropy { outputs } else { 2 };
         if classes.len() != rows {
             return Err(Error::data(format!("the batch has {rows} rows and {} classes", classes.len())));
         }
@@ -104,10 +96,7 @@ impl Loss {
     }
 
     fn check_values(&self, outputs: usize, rows: usize, values: &[f32]) -> Result<()> {
-        if *self == Loss::SoftmaxCrossEntropy {
-            return Err(Error::data("softmax_cross_entropy reads classes, the batch has values"));
-        }
-        if values.len() != rows * outputs {
+        if rows.checked_mul(outputs) != Some(values.len()) {
             return Err(Error::data(format!(
                 "the batch has {} target values, expected {outputs} for each of {rows} rows",
                 values.len()
@@ -133,8 +122,12 @@ impl Loss {
     /// `rows` may hold anything and get gradient 0. The gradient is wᵢ ∂lossᵢ/∂logits, the result Σ wᵢ·lossᵢ and
     /// Σ wᵢ.
     ///
+    /// # Errors
+    /// `InvalidData` when the targets are not of the loss's kind.
+    ///
     /// # Panics
-    /// When the batch would not pass [`Loss::check_batch`], or `rows` has more than `LANES`.
+    /// When a vector is shorter than [`Loss::check_batch`] wants it, a class is not of the network's, or `rows` has
+    /// more than `LANES`.
     pub fn backward<const LANES: usize>(
         &self,
         logits: &[f32],
@@ -142,8 +135,9 @@ impl Loss {
         targets: Targets<'_>,
         weights: Option<&[f32]>,
         gradient: &mut [f32],
-    ) -> Totals {
+    ) -> Result<Totals> {
         let outputs = logits.len() / LANES;
+        self.check_kind(outputs, targets)?;
         let mut block_weights = [0.0; LANES];
         match weights {
             Some(weights) => block_weights[..rows.len()].copy_from_slice(&weights[rows.clone()]),
@@ -165,7 +159,20 @@ impl Loss {
             totals.loss += f64::from(block_weights[lane]) * losses[lane];
             totals.weight += f64::from(block_weights[lane]);
         }
-        totals
+        Ok(totals)
+    }
+
+    /// Whether targets are of the loss's kind.
+    fn check_kind(&self, outputs: usize, targets: Targets<'_>) -> Result<()> {
+        let (read, found) = match (self, targets) {
+            (Loss::SoftmaxCrossEntropy, Targets::Values(_)) => ("classes", "values"),
+            (Loss::BinaryCrossEntropy, Targets::Classes(_)) if outputs == 1 => return Ok(()),
+            (Loss::BinaryCrossEntropy | Loss::MeanSquaredError | Loss::Huber { .. }, Targets::Classes(_)) => {
+                ("values", "classes")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::data(format!("{} on {outputs} outputs reads {read}, the batch has {found}", self.name())))
     }
 
     /// The losses that are a mean over the outputs of a function of one logit and one target.
@@ -328,8 +335,9 @@ mod tests {
                     }
                 }
                 let targets = self.targets(loss);
-                let part =
-                    loss.backward::<LANES>(&logits, block.clone(), targets, Some(&self.weights), &mut out);
+                let part = loss
+                    .backward::<LANES>(&logits, block.clone(), targets, Some(&self.weights), &mut out)
+                    .unwrap();
                 totals.loss += part.loss;
                 totals.weight += part.weight;
                 for o in 0..self.outputs {
@@ -351,7 +359,7 @@ mod tests {
 
     fn one(loss: Loss, logits: &[f32], targets: Targets) -> (f64, Vec<f32>) {
         let mut gradient = vec![0.0; logits.len()];
-        let totals = loss.backward::<1>(logits, 0..1, targets, None, &mut gradient);
+        let totals = loss.backward::<1>(logits, 0..1, targets, None, &mut gradient).unwrap();
         (totals.loss, gradient)
     }
 
@@ -442,15 +450,28 @@ mod tests {
     }
 
     #[test]
+    fn rows_whose_targets_cannot_be_counted_are_refused() {
+        assert!(Loss::MeanSquaredError.check_batch(4, 1 << 62, Targets::Values(&[]), None).is_err());
+    }
+
+    #[test]
+    fn targets_of_another_kind_are_an_error_and_not_another_loss() {
+        for (loss, targets) in [
+            (Loss::SoftmaxCrossEntropy, Targets::Values(&[0.0, 1.0])),
+            (Loss::MeanSquaredError, Targets::Classes(&[0])),
+            (Loss::BinaryCrossEntropy, Targets::Classes(&[0])),
+        ] {
+            let e = loss.backward::<1>(&[0.5, 0.25], 0..1, targets, None, &mut [0.0; 2]).unwrap_err();
+            assert!(e.to_string().contains("on 2 outputs reads"), "{e}");
+        }
+    }
+
+    #[test]
     fn no_rows_no_loss() {
         let mut gradient = [f32::NAN; 32];
-        let totals = Loss::SoftmaxCrossEntropy.backward::<16>(
-            &[0.0; 32],
-            0..0,
-            Targets::Classes(&[]),
-            None,
-            &mut gradient,
-        );
+        let none = Targets::Classes(&[]);
+        let totals =
+            Loss::SoftmaxCrossEntropy.backward::<16>(&[0.0; 32], 0..0, none, None, &mut gradient).unwrap();
         assert_eq!(totals, Totals::default());
         assert_eq!(gradient, [0.0; 32]);
     }
@@ -461,7 +482,7 @@ mod tests {
         let cases: [(Loss, usize, Targets, &str); 7] = [
             (softmax, 3, Targets::Classes(&[0, 3]), "row 1 of the batch has class 3, expected below 3"),
             (softmax, 3, Targets::Classes(&[0]), "2 rows and 1 classes"),
-            (softmax, 1, Targets::Values(&[0.0, 1.0]), "reads classes, the batch has values"),
+            (softmax, 1, Targets::Values(&[0.0, 1.0]), "softmax_cross_entropy on 1 outputs reads classes"),
             (binary, 3, Targets::Classes(&[0, 1]), "on 3 outputs reads values"),
             (binary, 1, Targets::Values(&[0.0, 1.5]), "row 1 of the batch has target 1.5, expected 0 to 1"),
             (Loss::MeanSquaredError, 2, Targets::Values(&[0.0; 3]), "3 target values, expected 2 for each"),

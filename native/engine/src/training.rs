@@ -65,6 +65,7 @@ impl<'a> Training<'a> {
             let rows = first..first + pass.lanes(block);
             let Batch { targets, weights, .. } = *self.batch;
             let block = self.loss.backward::<LANES>(logits, rows, targets, weights, gradient);
+            let block = block.expect("the batch was checked against the loss");
             totals.loss += block.loss;
             totals.weight += block.weight;
         }
