@@ -7,11 +7,8 @@
 use firesteel_model::{Graph, Node, Op, Source};
 
 /// An elementwise function whose gradient its own result tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activation {
-    /// None.
-    #[default]
-    Identity,
     /// max(x, 0).
     Relu,
     /// The hyperbolic tangent.
@@ -21,7 +18,8 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    fn of(op: &Op) -> Option<Activation> {
+    /// That of an operation; none for one of another kind, gelu among them.
+    pub(crate) fn of(op: &Op) -> Option<Activation> {
         match op {
             Op::Relu => Some(Activation::Relu),
             Op::Tanh => Some(Activation::Tanh),
@@ -41,7 +39,7 @@ pub(crate) struct Stage {
     /// Whether a 2×2 max-pool is fused into a convolution.
     pub(crate) pool: bool,
     /// Applied to the result.
-    pub(crate) activation: Activation,
+    pub(crate) activation: Option<Activation>,
 }
 
 /// The stages of a network in execution order.
@@ -53,7 +51,7 @@ pub(crate) fn fuse(graph: &Graph) -> Vec<Stage> {
         if fused[node] {
             continue;
         }
-        let mut stage = Stage { node, result: node, pool: false, activation: Activation::Identity };
+        let mut stage = Stage { node, result: node, pool: false, activation: None };
         match &nodes[node].op {
             Op::Linear { .. } => stage.take_activation(nodes, &mut fused),
             Op::Conv2d { .. } => stage.take_behind_convolution(nodes, &mut fused),
@@ -63,7 +61,7 @@ pub(crate) fn fuse(graph: &Graph) -> Vec<Stage> {
                     // An activation before a pool: the pool runs on the activation's source.
                     if matches!(nodes[pool].op, Op::MaxPool2d { .. }) {
                         fused[pool] = true;
-                        stage = Stage { node: pool, result: pool, pool: false, activation };
+                        stage = Stage { node: pool, result: pool, pool: false, activation: Some(activation) };
                     }
                 }
             }
@@ -89,7 +87,7 @@ impl Stage {
     fn take_activation(&mut self, nodes: &[Node], fused: &mut [bool]) {
         let Some(reader) = next(nodes, self.result) else { return };
         let Some(activation) = Activation::of(&nodes[reader].op) else { return };
-        self.activation = activation;
+        self.activation = Some(activation);
         self.result = reader;
         fused[reader] = true;
     }
@@ -106,7 +104,7 @@ impl Stage {
         let Some(activation) = Activation::of(&nodes[first].op) else { return };
         match after(first) {
             Some(second) if is_halving(&nodes[second].op) => {
-                *self = Stage { pool: true, result: second, activation, ..*self };
+                *self = Stage { pool: true, result: second, activation: Some(activation), ..*self };
                 (fused[first], fused[second]) = (true, true);
             }
             // Some other max-pool comes next: leave the activation to it.
@@ -125,21 +123,21 @@ mod tests {
         vec![Input { name: "image".into(), kind: InputKind::Dense { shape: vec![1, 28, 28] } }]
     }
 
-    fn stages(network: &Network) -> Vec<(usize, usize, bool, Activation)> {
+    fn stages(network: &Network) -> Vec<(usize, usize, bool, Option<Activation>)> {
         let graph = Graph::new(&network.build(image(), 10).unwrap()).unwrap();
         fuse(&graph).iter().map(|s| (s.node, s.result, s.pool, s.activation)).collect()
     }
 
     #[test]
     fn lenet5_becomes_six_stages() {
-        use Activation::{Identity, Relu};
+        let relu = Some(Activation::Relu);
         let expected = [
-            (0, 2, true, Relu),
-            (3, 5, true, Relu),
-            (6, 6, false, Identity),
-            (7, 8, false, Relu),
-            (9, 10, false, Relu),
-            (11, 11, false, Identity),
+            (0, 2, true, relu),
+            (3, 5, true, relu),
+            (6, 6, false, None),
+            (7, 8, false, relu),
+            (9, 10, false, relu),
+            (11, 11, false, None),
         ];
         assert_eq!(stages(&Network::Lenet5), expected);
     }
@@ -151,7 +149,7 @@ mod tests {
         let pool = Op::MaxPool2d { kernel: [3, 3], stride: Some([2, 2]), padding: [1, 1] };
         for (op, activation) in [(Op::Tanh, Activation::Tanh), (Op::Relu, Activation::Relu)] {
             let layers = vec![conv.clone(), op, pool.clone(), Op::Flatten];
-            let expected = [(0, 0, false, Activation::Identity), (2, 2, false, activation)];
+            let expected = [(0, 0, false, None), (2, 2, false, Some(activation))];
             assert_eq!(stages(&Network::Sequential { layers })[..2], expected);
         }
         let layers = vec![conv, Op::Gelu, pool, Op::Flatten];

@@ -9,6 +9,9 @@ use firesteel_error::{Error, Kind, Result};
 /// 64 bytes: one AVX-512 register or two of AVX2, and a cache line.
 pub(crate) const LANES: usize = 16;
 
+// Parameters end with a whole line of the flat vector: shares of the gradient are counted in lines.
+const _: () = assert!(LANES == firesteel_model::graph::ALIGNMENT);
+
 /// One cache line of f32.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]

@@ -275,8 +275,11 @@ fn is_tiled(graph: &Graph, mode: Mode) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
     use crate::batch::Targets;
+    use crate::pass::{Kernel, Pass};
     use firesteel_model::Spec;
     use pulp::Arch;
 
@@ -289,24 +292,47 @@ mod tests {
         {"name":"i","op":{"layer_norm":{}}},{"name":"j","op":{"dropout":{"rate":0.2}}},
         {"name":"k","op":{"linear":{"outputs":5}}}]}"#;
 
-    /// Loss and gradient of a step on an instruction set.
-    fn step(arch: Arch, mode: Mode) -> (f64, Vec<f32>) {
+    fn replica(mode: Mode) -> Replica {
         let graph = Arc::new(Graph::new(&Spec::from_json(SPEC).unwrap()).unwrap());
         let config = PlanConfig { rows: 70, threads: 2, mode, loss: Loss::SoftmaxCrossEntropy, seed: 3 };
-        let mut replica = Replica::new(graph, config).unwrap();
+        Replica::new(graph, config).unwrap()
+    }
+
+    /// 70 rows for [`SPEC`].
+    struct Rows {
+        x: Vec<f32>,
+        classes: Vec<u32>,
+        positions: Vec<u64>,
+    }
+
+    impl Rows {
+        fn new() -> Rows {
+            Rows {
+                x: (0..70 * 297).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect(),
+                classes: (0..70).map(|i| i % 5).collect(),
+                positions: (0..70).collect(),
+            }
+        }
+
+        /// Loss and gradient of a step.
+        fn step(&self, replica: &mut Replica) -> Result<(f64, Vec<f32>)> {
+            let batch = Batch {
+                rows: 70,
+                inputs: &[Values::Dense(&self.x)],
+                targets: Targets::Classes(&self.classes),
+                weights: None,
+                positions: &self.positions,
+            };
+            let totals = replica.step(1, &batch, &mut ())?;
+            Ok((totals.loss, replica.gradient().to_vec()))
+        }
+    }
+
+    /// Loss and gradient of a step on an instruction set.
+    fn step(arch: Arch, mode: Mode) -> (f64, Vec<f32>) {
+        let mut replica = replica(mode);
         replica.runner.arch = arch;
-        let x: Vec<f32> = (0..70 * 297).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-        let classes: Vec<u32> = (0..70).map(|i| i % 5).collect();
-        let positions: Vec<u64> = (0..70).collect();
-        let batch = Batch {
-            rows: 70,
-            inputs: &[Values::Dense(&x)],
-            targets: Targets::Classes(&classes),
-            weights: None,
-            positions: &positions,
-        };
-        let totals = replica.step(1, &batch, &mut ()).unwrap();
-        (totals.loss, replica.gradient().to_vec())
+        Rows::new().step(&mut replica).unwrap()
     }
 
     #[test]
@@ -323,11 +349,104 @@ mod tests {
         assert!(!auto(r#"{"sequential":{"layers":[{"batch_norm":{}}]}}"#, "[7]"));
     }
 
-    #[test]
-    fn instruction_sets_agree() {
+    /// All instruction sets that this machine has.
+    fn sets() -> Vec<Arch> {
         let mut sets = vec![Arch::Scalar];
         #[cfg(target_arch = "x86_64")]
-        sets.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        {
+            sets.extend(pulp::x86::V3::try_new().map(Arch::V3));
+            sets.extend(pulp::x86::V4::try_new().map(Arch::V4));
+        }
+        sets
+    }
+
+    /// The outputs of one sample of `shape` through layers whose weights are 1 and biases 0.
+    fn output(arch: Arch, shape: &str, layers: &str, x: &[f32]) -> Vec<f32> {
+        let json = format!(
+            r#"{{"version":1,"inputs":[{{"name":"x","kind":{{"dense":{{"shape":{shape}}}}}}}],"layers":[{layers}]}}"#
+        );
+        let graph = Arc::new(Graph::new(&Spec::from_json(&json).unwrap()).unwrap());
+        let config =
+            PlanConfig { rows: 1, threads: 1, mode: Mode::Auto, loss: Loss::MeanSquaredError, seed: 0 };
+        let mut replica = Replica::new(graph.clone(), config).unwrap();
+        replica.runner.arch = arch;
+        for parameter in graph.parameters() {
+            let value = if parameter.name.ends_with("weight") { 1.0 } else { 0.0 };
+            replica.weights_mut()[parameter.range.clone()].fill(value);
+        }
+        let mut output = vec![0.0; graph.output_len()];
+        replica.forward(1, &[Values::Dense(x)], &mut output).unwrap();
+        output
+    }
+
+    #[test]
+    fn nan_is_the_largest_of_a_fused_pool_wherever_it_stands() {
+        const CONVOLUTION: &str = r#"{"name":"a","op":{"conv2d":{"outputs":1,"kernel":[1,1]}}}"#;
+        const POOL: &str = r#"{"name":"b","op":{"max_pool2d":{"kernel":[2,2]}}}"#;
+        for arch in sets() {
+            for rest in ["", r#",{"name":"c","op":"relu"}"#, r#",{"name":"c","op":"tanh"}"#] {
+                for place in 0..4 {
+                    let mut x = [1.0, 3.0, 2.0, -4.0];
+                    x[place] = f32::NAN;
+                    let found = output(arch, "[1,2,2]", &format!("{CONVOLUTION},{POOL}{rest}"), &x);
+                    assert!(found[0].is_nan(), "{arch:?} {rest} {place}: {found:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nan_goes_through_products_with_and_without_relu() {
+        let linear = r#"{"name":"a","op":{"linear":{"outputs":3}}}"#;
+        let convolution = r#"{"name":"a","op":{"conv2d":{"outputs":2,"kernel":[1,2]}}}"#;
+        for arch in sets() {
+            for rest in ["", r#",{"name":"b","op":"relu"}"#, r#",{"name":"b","op":"sigmoid"}"#] {
+                for (shape, layer) in [("[2]", linear), ("[1,1,2]", convolution)] {
+                    let found = output(arch, shape, &format!("{layer}{rest}"), &[f32::NAN, -1.0]);
+                    assert!(found.iter().all(|v| v.is_nan()), "{arch:?} {layer}{rest}: {found:?}");
+                    let found = output(arch, shape, &format!("{layer}{rest}"), &[f32::NEG_INFINITY, 1.0]);
+                    let expected = if rest.is_empty() { f32::NEG_INFINITY } else { 0.0 };
+                    assert!(found.iter().all(|v| *v == expected), "{arch:?} {layer}{rest}: {found:?}");
+                }
+            }
+        }
+    }
+
+    /// Panics as one rank.
+    #[derive(Debug)]
+    struct Bomb(usize);
+
+    // SAFETY: touches nothing.
+    unsafe impl Kernel for Bomb {
+        fn run(&self, pass: &Pass<'_>) {
+            // A tiled rank is rank 0 of its own pass; its rows tell it from the others.
+            let rank = if pass.of == 1 { usize::from(pass.first > 0) } else { pass.rank };
+            assert!(rank != self.0, "rank {rank} on purpose");
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_kernel_is_the_callers_and_the_replica_works_on() {
+        for (mode, rank) in [(Mode::Tiled, 0), (Mode::Tiled, 1), (Mode::Wide, 0), (Mode::Wide, 1)] {
+            let mut replica = replica(mode);
+            let rows = Rows::new();
+            let expected = rows.step(&mut replica).unwrap();
+            let calls = replica.backward.calls.len();
+            for at in [0, calls / 2, calls] {
+                replica.backward.calls.insert(at, Box::new(Bomb(rank)));
+                let step = AssertUnwindSafe(|| rows.step(&mut replica));
+                let payload = catch_unwind(step).unwrap_err();
+                let message = payload.downcast_ref::<String>().unwrap();
+                assert_eq!(*message, format!("rank {rank} on purpose"), "{mode:?}");
+                replica.backward.calls.remove(at);
+                assert_eq!(rows.step(&mut replica).unwrap(), expected, "{mode:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn instruction_sets_agree() {
+        let sets = sets();
         for mode in [Mode::Tiled, Mode::Wide] {
             let (loss, gradient) = step(Arch::new(), mode);
             for set in &sets {

@@ -10,13 +10,14 @@ use pulp::bytemuck;
 
 use super::lanes::taken;
 use super::tile::{
-    ROWS, Scalars, Tile, accumulate, accumulate_at, by_size, columns, load, multiply, rows_of_four, store,
-    zeros,
+    ROWS, Scalars, Tile, accumulate, accumulate_at, by_size, columns, load, multiply, raise, rows_of_four,
+    store, zeros,
 };
 use crate::memory::{LANES, groups};
 
 /// The sizes of a convolution. `x` is `(groups·channels, height, width)`, padding included; the result, before a
-/// pool, `(groups·outputs, out_height, out_width)`; weights `(groups·outputs, channels, kernel…)`.
+/// pool, `(groups·outputs, out_height, out_width)`; weights `(groups·outputs, channels, kernel…)`. The graph has checked
+/// that no product of them overflows.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) groups: usize,
@@ -99,7 +100,7 @@ impl Epilogue<'_> {
     #[inline(always)]
     fn apply<S: Simd>(&self, simd: S, channel: usize, value: S::f32s) -> S::f32s {
         let bias = simd.splat_f32s(self.bias.map_or(0.0, |b| b[channel]));
-        simd.max_f32s(simd.splat_f32s(self.floor), simd.add_f32s(value, bias))
+        raise(simd, simd.splat_f32s(self.floor), simd.add_f32s(value, bias))
     }
 }
 
@@ -249,7 +250,9 @@ unsafe fn pooled_tile<S: Simd, const M: usize>(
 fn largest<S: Simd>(simd: S, values: &[S::f32s; 4]) -> (S::f32s, S::u32s) {
     let (mut value, mut which) = (values[0], simd.splat_u32s(0));
     for (j, other) in values.iter().enumerate().skip(1) {
-        let keep = simd.less_than_or_equal_f32s(*other, value);
+        // A NaN is kept as the value, and is taken as the other.
+        let ordered = simd.equal_f32s(value, value);
+        let keep = simd.or_m32s(simd.less_than_or_equal_f32s(*other, value), simd.not_m32s(ordered));
         value = simd.select_f32s(keep, value, *other);
         which = simd.select_u32s(keep, which, simd.splat_u32s(j as u32));
     }

@@ -86,17 +86,10 @@ pub(crate) fn activate(arch: Arch, activation: Activation, values: &mut [f32]) {
         );
     }
     match activation {
-        Activation::Identity => {}
-        Activation::Relu => each(arch, values, relu),
+        Activation::Relu => each(arch, values, math::relu),
         Activation::Tanh => each(arch, values, math::tanh),
         Activation::Sigmoid => each(arch, values, math::sigmoid),
     }
-}
-
-/// max(x, 0), NaN for NaN.
-#[inline(always)]
-pub(crate) fn relu(x: f32) -> f32 {
-    if x <= 0.0 { 0.0 } else { x }
 }
 
 /// Turns the gradient by an activation's result into the gradient by its operand, in place.
@@ -109,10 +102,9 @@ pub(crate) fn activate_backward(arch: Arch, activation: Activation, result: &[f3
         );
     }
     match activation {
-        Activation::Identity => {}
-        Activation::Relu => each(arch, result, gradient, |g, y| if y > 0.0 { g } else { 0.0 }),
-        Activation::Tanh => each(arch, result, gradient, |g, y| g * (1.0 - y * y)),
-        Activation::Sigmoid => each(arch, result, gradient, |g, y| g * y * (1.0 - y)),
+        Activation::Relu => each(arch, result, gradient, math::relu_backward),
+        Activation::Tanh => each(arch, result, gradient, math::tanh_backward),
+        Activation::Sigmoid => each(arch, result, gradient, math::sigmoid_backward),
     }
 }
 
@@ -169,9 +161,9 @@ mod tests {
         activate(Arch::new(), Activation::Relu, &mut values);
         assert!(values[0].is_nan());
         assert_eq!(values[1..], [0.0, 0.0, 2.0]);
-        let mut gradient = [1.0; 3];
-        activate_backward(Arch::new(), Activation::Relu, &values[1..], &mut gradient);
-        assert_eq!(gradient, [0.0, 0.0, 1.0]);
+        let mut gradient = [1.0; 4];
+        activate_backward(Arch::new(), Activation::Relu, &values, &mut gradient);
+        assert_eq!(gradient, [1.0, 0.0, 0.0, 1.0], "as PyTorch, where NaN lets it through");
     }
 
     #[test]

@@ -29,10 +29,28 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x.is_nan() { x } else { value }
 }
 
+/// max(x, 0), NaN for NaN.
+#[inline(always)]
+pub(crate) fn relu(x: f32) -> f32 {
+    if x <= 0.0 { 0.0 } else { x }
+}
+
+/// The gradient `g` by max(x, 0) as one by x, from the result `y`.
+#[inline(always)]
+pub(crate) fn relu_backward(g: f32, y: f32) -> f32 {
+    if y <= 0.0 { 0.0 } else { g }
+}
+
 /// 1/(1+e⁻ˣ).
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
+}
+
+/// The gradient by the sigmoid as one by x, from the result `y`.
+#[inline(always)]
+pub(crate) fn sigmoid_backward(g: f32, y: f32) -> f32 {
+    g * y * (1.0 - y)
 }
 
 /// tanh x within 3 units in the last place: a polynomial near 0, by eˣ elsewhere (Cephes tanhf).
@@ -48,6 +66,12 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let far = (1.0 - 2.0 / (exp(2.0 * size) + 1.0)).copysign(x);
     let value = if x.abs() < 0.625 { near } else { far };
     if x.is_nan() { x } else { value }
+}
+
+/// The gradient by tanh x as one by x, from the result `y`.
+#[inline(always)]
+pub(crate) fn tanh_backward(g: f32, y: f32) -> f32 {
+    g * (1.0 - y * y)
 }
 
 /// (Φ(x), φ(x)): the standard normal distribution and density, within 3·10⁻⁷.
@@ -72,11 +96,11 @@ pub(crate) fn gelu(x: f32) -> f32 {
     x * normal(x).0
 }
 
-/// Its derivative, Φ(x) + x·φ(x).
+/// The gradient by x·Φ(x) as one by x, from the operand: times Φ(x) + x·φ(x).
 #[inline(always)]
-pub(crate) fn gelu_slope(x: f32) -> f32 {
+pub(crate) fn gelu_backward(g: f32, x: f32) -> f32 {
     let (below, density) = normal(x);
-    x.mul_add(density, below)
+    g * x.mul_add(density, below)
 }
 
 #[cfg(test)]
@@ -120,7 +144,7 @@ mod tests {
         assert_eq!((exp(f32::NEG_INFINITY), exp(f32::INFINITY)), (0.0, f32::INFINITY));
         assert_eq!((tanh(50.0), tanh(-50.0), sigmoid(-200.0), sigmoid(200.0)), (1.0, -1.0, 0.0, 1.0));
         assert!(exp(f32::NAN).is_nan() && tanh(f32::NAN).is_nan() && sigmoid(f32::NAN).is_nan());
-        assert!(gelu(f32::NAN).is_nan() && gelu_slope(f32::NAN).is_nan());
+        assert!(gelu(f32::NAN).is_nan() && gelu_backward(1.0, f32::NAN).is_nan());
         assert_eq!((gelu(-40.0), gelu(40.0)), (0.0, 40.0));
     }
 }

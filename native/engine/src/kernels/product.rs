@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::tile::{ROWS, Scalars, Tile, accumulate, by_size, columns, load, store, zeros};
+use super::tile::{ROWS, Scalars, Tile, accumulate, by_size, columns, load, raise, store, zeros};
 use crate::memory::{LANES, groups};
 
 /// Blocks that one group of scalars meets while it is in the nearest cache.
@@ -121,7 +121,7 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(
                 if product.add {
                     value = simd.add_f32s(value, load::<S>(y));
                 }
-                store::<S>(y, simd.max_f32s(floor, value));
+                store::<S>(y, raise(simd, floor, value));
             }
         }
     }

@@ -50,6 +50,13 @@ pub(crate) unsafe fn store<S: Simd>(to: *mut f32, value: S::f32s) {
     unsafe { to.cast::<S::f32s>().write_unaligned(value) }
 }
 
+/// `value`, or `floor` where it is below that: 0 is relu, −∞ nothing. NaN stays NaN, which no maximum promises on all
+/// instruction sets.
+#[inline(always)]
+pub(crate) fn raise<S: Simd>(simd: S, floor: S::f32s, value: S::f32s) -> S::f32s {
+    simd.select_f32s(simd.less_than_f32s(value, floor), floor, value)
+}
+
 /// A strided operand of scalars: value `(i, d)` is at `start + i·row + d·step`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scalars {

@@ -1,7 +1,6 @@
 //! relu, tanh, sigmoid, gelu on any shape, where they stand alone; behind a product they are part of it.
 
 use firesteel_error::Result;
-use firesteel_model::Op;
 
 use crate::fuse::{Activation, Stage};
 use crate::kernels::lanes::{activate, activate_backward, lanes, lanes_mut, put};
@@ -13,12 +12,7 @@ use crate::plan::{Backward, Builder, Edge, Value};
 pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward>> {
     let source = builder.only_source(stage);
     let result = builder.result(stage, &[source]);
-    let activation = match builder.op(stage) {
-        Op::Relu => Some(Activation::Relu),
-        Op::Tanh => Some(Activation::Tanh),
-        Op::Sigmoid => Some(Activation::Sigmoid),
-        _ => None,
-    };
+    let activation = Activation::of(builder.op(stage));
     builder.call(Forward { source: source.id, result: result.id, activation }, &[source.id, result.id], 0);
     Ok(vec![Box::new(move |builder| {
         let (Some(edge), Some(gradient)) = (builder.edge(source), result.gradient) else { return };
@@ -30,9 +24,17 @@ pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward
 
 /// Emits the backward of an activation fused behind something: turns the result's gradient, in place, into that
 /// before the activation.
-pub(crate) fn emit_backward(builder: &mut Builder, activation: Activation, result: Value) {
-    let (Some(gradient), true) = (result.gradient, activation != Activation::Identity) else { return };
+pub(crate) fn emit_backward(builder: &mut Builder, activation: Option<Activation>, result: Value) {
+    let (Some(gradient), Some(activation)) = (result.gradient, activation) else { return };
     builder.call(InPlace { result: result.id, gradient, activation }, &[result.id, gradient], 0);
+}
+
+/// What a product does of an activation in its last step, the floor under its results, and what is left to do.
+pub(crate) fn split(activation: Option<Activation>) -> (f32, Option<Activation>) {
+    match activation {
+        Some(Activation::Relu) => (0.0, None),
+        other => (f32::NEG_INFINITY, other),
+    }
 }
 
 #[derive(Debug)]
@@ -99,19 +101,18 @@ unsafe impl Kernel for BackwardCall {
             let to = lanes_mut(unsafe { pass.write(self.edge.id, block) });
             let add = self.edge.add;
             macro_rules! each {
-                ($slope:expr) => {
+                ($backward:expr) => {
                     pass.job.arch.dispatch(
                         #[inline(always)]
-                        || put(to, add, |i, l| gradient[i][l] * $slope(seen[i][l])),
+                        || put(to, add, |i, l| $backward(gradient[i][l], seen[i][l])),
                     )
                 };
             }
             match self.activation {
-                None => each!(math::gelu_slope),
-                Some(Activation::Identity) => each!(|_| 1.0),
-                Some(Activation::Relu) => each!(|y: f32| if y > 0.0 { 1.0 } else { 0.0 }),
-                Some(Activation::Tanh) => each!(|y: f32| 1.0 - y * y),
-                Some(Activation::Sigmoid) => each!(|y: f32| y * (1.0 - y)),
+                None => each!(math::gelu_backward),
+                Some(Activation::Relu) => each!(math::relu_backward),
+                Some(Activation::Tanh) => each!(math::tanh_backward),
+                Some(Activation::Sigmoid) => each!(math::sigmoid_backward),
             }
         }
     }

@@ -8,6 +8,7 @@ use firesteel_model::Op;
 use pulp::bytemuck;
 use pulp::{Simd, WithSimd};
 
+use super::activation::split;
 use super::{bias_gradient, pad};
 use crate::fuse::{Activation, Stage};
 use crate::kernels::convolution::{
@@ -31,7 +32,7 @@ struct Convolution {
     places: Option<Id>,
     weight: Range<usize>,
     bias: Option<Range<usize>>,
-    activation: Activation,
+    activation: Option<Activation>,
 }
 
 /// Emits the layer.
@@ -142,7 +143,7 @@ unsafe impl Kernel for Forward {
             // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
             let y = unsafe { pass.write(convolution.result, block) };
             let count = y.len();
-            let floor = if convolution.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
+            let (floor, rest) = split(convolution.activation);
             let epilogue = Epilogue { bias: convolution.bias.clone().map(|b| &pass.job.weights[b]), floor };
             let job = convolution::Forward {
                 shape: &convolution.shape,
@@ -160,11 +161,9 @@ unsafe impl Kernel for Forward {
                     pass.job.arch.dispatch(Pooled(job, &mut places[..count]));
                 }
             }
-            if convolution.activation != Activation::Relu {
+            if let Some(rest) = rest {
                 // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
-                activate(pass.job.arch, convolution.activation, unsafe {
-                    pass.write(convolution.result, block)
-                });
+                activate(pass.job.arch, rest, unsafe { pass.write(convolution.result, block) });
             }
         }
     }

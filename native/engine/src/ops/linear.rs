@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use firesteel_error::Result;
 
+use super::activation::split;
 use super::bias_gradient;
 use crate::fuse::{Activation, Stage};
 use crate::kernels::lanes::activate;
@@ -22,7 +23,7 @@ struct Linear {
     weight: Range<usize>,
     /// `(outputs)`.
     bias: Option<Range<usize>>,
-    activation: Activation,
+    activation: Option<Activation>,
 }
 
 /// Emits the layer.
@@ -72,7 +73,7 @@ unsafe impl Kernel for Forward {
         if blocks.is_empty() || rows.is_empty() {
             return;
         }
-        let floor = if linear.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
+        let (floor, rest) = split(linear.activation);
         let product = Product {
             x: pass.read_all(linear.source),
             y: pass.start(linear.result),
@@ -89,13 +90,11 @@ unsafe impl Kernel for Forward {
         };
         // SAFETY: the result has `outputs` for each block, and the cut is this rank's.
         unsafe { product.run(pass.job.arch) };
-        if linear.activation != Activation::Relu {
+        if let Some(rest) = rest {
             for block in blocks {
                 let part = rows.start * LANES..rows.end * LANES;
                 // SAFETY: the part is in this rank's share; nothing else that is in use now lies there.
-                activate(pass.job.arch, linear.activation, unsafe {
-                    pass.write_part(linear.result, block, part)
-                });
+                activate(pass.job.arch, rest, unsafe { pass.write_part(linear.result, block, part) });
             }
         }
     }

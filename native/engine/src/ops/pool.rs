@@ -141,7 +141,7 @@ struct MaxForward {
     windows: Windows,
     /// Which tap of each window was largest, u16.
     taps: Id,
-    activation: Activation,
+    activation: Option<Activation>,
 }
 
 // SAFETY: writes the result and the taps in the rank's share of blocks only.
@@ -163,7 +163,9 @@ unsafe impl Kernel for MaxForward {
                     );
                 },
             );
-            activate(pass.job.arch, self.activation, result);
+            if let Some(activation) = self.activation {
+                activate(pass.job.arch, activation, result);
+            }
         }
     }
 }
