@@ -42,7 +42,7 @@ impl Work {
         }
         Ok(Work {
             replica: Replica::new(graph.clone(), config)?,
-            moments: Moments::new(optimizer, graph.dense_len()),
+            moments: Moments::new(optimizer, graph.dense_len())?,
             start,
             learning_rate: metadata["learning_rate"].parse()?,
             rows,
@@ -62,7 +62,7 @@ impl Work {
 
     fn reset(&mut self) {
         self.replica.weights_mut().copy_from_slice(&self.start);
-        self.moments = Moments::new(self.moments.optimizer(), self.replica.graph().dense_len());
+        self.moments.slots_mut().iter_mut().for_each(|slot| slot.fill(0.0));
         self.steps = 0;
     }
 

@@ -7,6 +7,8 @@ use firesteel_error::{Error, Result};
 use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::filled;
+
 /// How weights follow gradients, as in PyTorch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -99,9 +101,12 @@ pub struct Moments {
 
 impl Moments {
     /// Zero state for `len` weights.
-    pub fn new(optimizer: Optimizer, len: usize) -> Moments {
-        let slots = vec![vec![0.0; len]; optimizer.slots()];
-        Moments { optimizer, slots, bias: Bias::new(optimizer), arch: Arch::new() }
+    ///
+    /// # Errors
+    /// `Io` when there is no memory for it.
+    pub fn new(optimizer: Optimizer, len: usize) -> Result<Moments> {
+        let slots = (0..optimizer.slots()).map(|_| filled(len, 0.0)).collect::<Result<_>>()?;
+        Ok(Moments { optimizer, slots, bias: Bias::new(optimizer), arch: Arch::new() })
     }
 
     /// What it is the state of.
@@ -296,7 +301,7 @@ mod tests {
 
     /// Two steps with gradients 1 and −2 from weight 1, learning rate 0.1.
     fn two_steps(optimizer: Optimizer) -> f32 {
-        let mut moments = Moments::new(optimizer, 1);
+        let mut moments = Moments::new(optimizer, 1).unwrap();
         let mut weights = [1.0];
         moments.update(0, 0.1, 1, 1.0, &mut weights, &[1.0]);
         moments.update(0, 0.1, 2, 1.0, &mut weights, &[-2.0]);
@@ -343,7 +348,8 @@ mod tests {
             let gradient: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7).sin()).collect();
             let start: Vec<f32> = (0..len).map(|i| (i as f32 * 0.3).cos()).collect();
             let (mut whole, mut pieces) = (start.clone(), start);
-            let (mut a, mut b) = (Moments::new(optimizer, len), Moments::new(optimizer, len));
+            let (mut a, mut b) =
+                (Moments::new(optimizer, len).unwrap(), Moments::new(optimizer, len).unwrap());
             for t in 1..4 {
                 a.update(0, 0.01, t, 0.5, &mut whole, &gradient);
                 for (from, to) in [(0, 7), (7, 7), (7, 64), (64, len)] {
@@ -358,8 +364,14 @@ mod tests {
     #[test]
     fn the_gradient_is_scaled_first() {
         let mut weights = [1.0];
-        Moments::new(SGD, 1).update(0, 0.1, 1, 0.25, &mut weights, &[8.0]);
+        Moments::new(SGD, 1).unwrap().update(0, 0.1, 1, 0.25, &mut weights, &[8.0]);
         near(weights[0], 0.8);
+    }
+
+    #[test]
+    fn state_that_no_memory_holds_is_an_error() {
+        let e = Moments::new(ADAM, usize::MAX / 8).unwrap_err().to_string();
+        assert!(e.starts_with("no memory for "), "{e}");
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Plan {
         builder.forward()?;
         let output = builder.output().id;
         builder.uses(&[output]);
-        Ok(builder.finish(output))
+        builder.finish(output)
     }
 
     /// Compiles a network for training.
@@ -91,7 +91,7 @@ impl Plan {
         }
         let calls = builder.calls.split_off(loss);
         let ready = ready(graph, &builder.finished, loss);
-        Ok((builder.finish(output.id), BackwardPlan { calls, output_gradient, ready }))
+        Ok((builder.finish(output.id)?, BackwardPlan { calls, output_gradient, ready }))
     }
 }
 
@@ -235,9 +235,9 @@ impl<'g> Builder<'g> {
         self.values.last().copied().flatten().expect("the last stage gives the last layer's value")
     }
 
-    fn finish(self, output: Id) -> Plan {
-        let (places, arena) = place(&self.buffers);
-        Plan { forward: self.calls, places, arena, scratch: self.scratch, output }
+    fn finish(self, output: Id) -> Result<Plan> {
+        let (places, arena) = place(&self.buffers)?;
+        Ok(Plan { forward: self.calls, places, arena, scratch: self.scratch, output })
     }
 }
 
@@ -260,6 +260,30 @@ fn ready(graph: &Graph, finished: &[usize], loss: usize) -> Vec<(usize, usize)> 
 mod tests {
     use super::*;
     use firesteel_model::{Input, Network};
+
+    #[test]
+    fn a_gradient_is_ready_when_all_before_it_are() {
+        let x = Input { name: "x".into(), kind: InputKind::Dense { shape: vec![5] } };
+        let network = Network::from_json(
+            r#"{"sequential":{"layers":[{"linear":{"outputs":20,"bias":false}},
+            {"linear":{"outputs":3,"bias":false}}]}}"#,
+        );
+        let graph = Graph::new(&network.unwrap().build(vec![x], 2).unwrap()).unwrap();
+        // The head's weight and bias, then the others: 6, 2, 60 and 100 values, each up to the end of its line.
+        let ends: Vec<usize> =
+            graph.parameters().iter().map(|p| p.range.end.next_multiple_of(LANES)).collect();
+        assert_eq!(ends, [16, 32, 96, 208]);
+        let loss = 7;
+        for (calls, expected) in [
+            ([1, 1, 2, 3], vec![(1, 32), (2, 96), (3, 208)]),
+            ([3, 3, 2, 1], vec![(3, 208)]),
+            ([1, 3, 2, 4], vec![(1, 16), (3, 96), (4, 208)]),
+            ([2, 1, 4, 3], vec![(2, 32), (4, 208)]),
+        ] {
+            let finished = calls.map(|call| loss + call - 1);
+            assert_eq!(ready(&graph, &finished, loss), expected, "{calls:?}");
+        }
+    }
 
     #[test]
     fn inference_keeps_no_activation_longer_than_its_readers() {

@@ -16,7 +16,7 @@ use crate::kernels::convolution::{
 };
 use crate::kernels::lanes::activate;
 use crate::kernels::tile::{ROWS, rows_of_four};
-use crate::memory::LANES;
+use crate::memory::{LANES, with_room};
 use crate::pass::{Id, Kernel, Pass};
 use crate::plan::{Backward, Builder, Edge};
 
@@ -43,10 +43,11 @@ pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward
     let (padded, [channels, height, width], pad) = pad::lower(builder, stage, padding);
     let pool = usize::from(stage.pool) + 1;
     let channels = channels / groups;
-    let taps = (0..channels * kernel[0] * kernel[1]).map(|tap| {
+    let mut taps = with_room(channels * kernel[0] * kernel[1])?;
+    taps.extend((0..channels * kernel[0] * kernel[1]).map(|tap| {
         let (c, y, x) = (tap / (kernel[0] * kernel[1]), tap / kernel[1] % kernel[0], tap % kernel[1]);
         ((c * height + y) * width + x) * LANES
-    });
+    }));
     let shape = Shape {
         groups,
         channels,
@@ -56,7 +57,7 @@ pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward
         out_height: ((height - kernel[0]) / stride[0] + 1) / pool * pool,
         out_width: ((width - kernel[1]) / stride[1] + 1) / pool * pool,
         stride,
-        taps: taps.collect(),
+        taps,
     };
     let result = builder.result(stage, &[padded]);
     let convolution = Convolution {

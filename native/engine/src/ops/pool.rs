@@ -174,8 +174,8 @@ unsafe impl Kernel for MaxForward {
 #[inline(always)]
 fn largest(from: &[Lane], window: &Window) -> (Lane, [u16; LANES]) {
     let mut value = [f32::NEG_INFINITY; LANES];
-    // Where all are −∞, the gradient is of no use to anyone; it goes to tap 0 unless that is padding.
-    let mut which = [0; LANES];
+    // Where all are −∞, it is the first that lies in the image.
+    let mut which = [window.tap as u16; LANES];
     window.each(
         #[inline(always)]
         |place, tap| {

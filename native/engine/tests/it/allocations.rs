@@ -72,7 +72,7 @@ fn counts_alone() {
             let config = PlanConfig { rows: 40, threads, mode, loss, seed: 1 };
             let mut replica = Replica::new(graph.clone(), config).unwrap();
             let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
-            let mut moments = Moments::new(adam, graph.dense_len());
+            let mut moments = Moments::new(adam, graph.dense_len()).unwrap();
             let mut output = vec![0.0; 40 * 4];
             let mut forty = || {
                 let before = ALLOCATIONS.load(Ordering::Relaxed);

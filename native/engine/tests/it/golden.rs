@@ -202,9 +202,9 @@ fn check_run(case: &Case, run: &Run, mode: Mode, threads: usize) {
     let what = |tensor: &str| format!("{}, {mode:?} on {threads}, {}: {tensor}", case.name, run.name);
     let mut replica = case.replica(mode, threads);
     let graph = case.graph.clone();
-    let mut dense = Moments::new(run.optimizer, graph.dense_len());
+    let mut dense = Moments::new(run.optimizer, graph.dense_len()).unwrap();
     let mut tables: Vec<Moments> =
-        graph.tables().iter().map(|t| Moments::new(run.optimizer, t.range.len())).collect();
+        graph.tables().iter().map(|t| Moments::new(run.optimizer, t.range.len()).unwrap()).collect();
     let expected = &case.floats[&format!("losses.{}", run.name)];
     assert_eq!(expected.len(), run.steps);
     for (step, expected) in expected.iter().enumerate() {

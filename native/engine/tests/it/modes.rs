@@ -179,6 +179,65 @@ fn the_first_of_equals_takes_the_gradient_of_a_max_pool() {
 }
 
 #[test]
+fn equals_in_a_padded_window_give_the_gradient_to_the_first_that_is_there() {
+    // The convolution's 3x3 results are all equal. A window of 3 with a padding of 1 and a stride of 2 begins with
+    // padding but for the last: the first places are (0, 0), (0, 1), (1, 0) and (1, 1). The gradient of the weight of
+    // tap (y, x) is the sum of the image there, moved by the tap.
+    let input = r#"{"name":"x","kind":{"dense":{"shape":[1,4,4]}}}"#;
+    for value in [0.0, f32::NEG_INFINITY] {
+        let layers = r#"{"name":"a","op":{"conv2d":{"outputs":1,"kernel":[2,2],"bias":true}}},
+            {"name":"b","op":{"max_pool2d":{"kernel":[3,3],"padding":[1,1],"stride":[2,2]}}},
+            {"name":"t","op":"sigmoid"},{"name":"c","op":"flatten"},{"name":"d","op":{"linear":{"outputs":1}}}"#;
+        let graph = graph(input, layers);
+        let loss = Loss::MeanSquaredError;
+        let mut replica = replica(&graph, 1, 1, Mode::Auto, loss);
+        let at = |name: &str| graph.parameters().iter().find(|p| p.name == name).unwrap().range.clone();
+        replica.weights_mut().fill(0.0);
+        replica.weights_mut()[at("d.weight")].copy_from_slice(&[1.0, 10.0, 100.0, 1000.0]);
+        // −∞ + 0 is −∞ everywhere; its sigmoid has no slope, so the gradient is looked at before that.
+        replica.weights_mut()[at("a.bias")].fill(value);
+        let x: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let inputs = [Values::Dense(&x)];
+        let targets = Targets::Values(&[-1.0]);
+        let batch = Batch { rows: 1, inputs: &inputs, targets, weights: None, positions: &[0] };
+        replica.step(0, &batch, &mut ()).unwrap();
+        let found = &replica.gradient()[at("a.weight")];
+        let output = if value == 0.0 { 1111.0 * 0.5 } else { 0.0 };
+        let slope = if value == 0.0 { 0.25 * 2.0 * (output + 1.0) } else { 0.0 };
+        let sum =
+            |tap: f32| slope * ((tap) + 10.0 * (1.0 + tap) + 100.0 * (4.0 + tap) + 1000.0 * (5.0 + tap));
+        let expected = [sum(0.0), sum(1.0), sum(4.0), sum(5.0)];
+        for (f, e) in found.iter().zip(expected) {
+            assert!((f - e).abs() <= 1e-5 * e, "{found:?}, expected {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn more_threads_than_cores_meet_at_every_barrier() {
+    // Many small layers: hardly any work between barriers, and all ranks wait for the ones that do not run.
+    let layer = |i: usize| {
+        format!(
+            r#"{{"name":"l{i}","op":{{"linear":{{"outputs":{}}}}}}},{{"name":"n{i}","op":"gelu"}}"#,
+            3 + i % 5
+        )
+    };
+    let mut layers: Vec<String> = (0..24).map(layer).collect();
+    layers.push(r#"{"name":"head","op":{"linear":{"outputs":3}}}"#.into());
+    let graph = graph(r#"{"name":"x","kind":{"dense":{"shape":[7]}}}"#, &layers.join(","));
+    let rows = Rows::new(&graph, 50, 8);
+    let (totals, expected) = gradient(&mut replica(&graph, 50, 1, Mode::Wide, SOFTMAX), &rows);
+    for threads in [2, 7, 16] {
+        let mut replica = replica(&graph, 50, threads, Mode::Wide, SOFTMAX);
+        for _ in 0..30 {
+            let (again, found) = gradient(&mut replica, &rows);
+            assert!((totals.loss - again.loss).abs() < 1e-6 * totals.loss);
+            assert_eq!(bits(&found), bits(&expected), "{threads} threads");
+        }
+    }
+}
+
+#[test]
 fn a_replica_moves_between_threads() {
     fn check<T: Send + Sync>() {}
     check::<Replica>();
