@@ -30,11 +30,11 @@ impl Key {
 /// A worker's place among `world` workers, and three moves on bytes.
 ///
 /// A move posts this worker's parts and returns at once; [`Pending::wait`] gives the parts of the others, within the
-/// fabric's deadline. Moves may overlap; their keys tell them apart.
+/// fabric's deadline. Moves may overlap; their keys tell them apart. A part may be longer than a frame.
 ///
 /// # Errors
 /// Posting and waiting fail with `PeerLost` naming a rank that died or left, `Timeout` naming the ranks waited for,
-/// `Cancelled`, or `InvalidArgument` when the parts do not fit the world.
+/// `Cancelled`, or `InvalidArgument` when the parts do not fit the world or one is longer than [`Options::max_part`].
 pub trait Fabric: Send + Sync {
     /// This worker's number, below [`Fabric::world`].
     fn rank(&self) -> usize;
@@ -79,19 +79,31 @@ impl Cancel {
     }
 }
 
-/// What every fabric is told.
+/// What every fabric is told, the same on all workers of a job.
+///
+/// Three limits on time, from the widest to the narrowest: a worker that sends no byte of what it is waited for within
+/// `deadline` is late (`Timeout`); one whose connection carries nothing at all within [`Options::silence_limit`] is lost
+/// (`PeerLost`); one that dials takes at most `handshake` to prove itself. A worker that computes for long is neither
+/// late nor lost for its silence: a thread of its own sends a heartbeat meanwhile. A pause of a garbage collector does
+/// not stop that thread; a stopped process, a dead host and a broken network do.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The longest that one wait may take.
+    /// The longest that joining takes, and the longest that a wait goes on without a byte of a part from a worker that
+    /// it waits for; heartbeats do not count.
     pub deadline: Duration,
     /// Ends all waits.
     pub cancel: Cancel,
-    /// The longest frame a peer may send, in bytes.
+    /// The longest frame, in bytes: a longer part travels in several.
     pub max_frame: usize,
-    /// How often a quiet connection shows that it lives.
+    /// The longest part, in bytes. A longer one is refused where it is sent, and also where it arrives.
+    pub max_part: usize,
+    /// How often a quiet connection shows that it lives; more often when the silence limit asks for it.
     pub heartbeat: Duration,
-    /// A peer that is silent for this long is lost.
-    pub silence: Duration,
+    /// The silence after which a peer is lost; none: a twentieth of the deadline, at least 15 s. See
+    /// [`Options::silence_limit`].
+    pub silence: Option<Duration>,
+    /// How long a stranger that dials this worker may take to prove that it is a peer.
+    pub handshake: Duration,
 }
 
 impl Default for Options {
@@ -99,10 +111,28 @@ impl Default for Options {
         Options {
             deadline: Duration::from_secs(300),
             cancel: Cancel::new(),
-            max_frame: 1 << 30,
+            max_frame: 1 << 24,
+            max_part: 1 << 36,
             heartbeat: Duration::from_secs(1),
-            silence: Duration::from_secs(15),
+            silence: None,
+            handshake: Duration::from_secs(10),
         }
+    }
+}
+
+/// The shortest silence that makes a peer lost, unless the caller or the deadline asks for a shorter one.
+const SILENCE: Duration = Duration::from_secs(15);
+
+impl Options {
+    /// A peer whose connection carries nothing for this long, not even a heartbeat, is lost: 15 s for the default
+    /// deadline of 300 s, a twentieth of a longer deadline, and never longer than the deadline itself.
+    pub fn silence_limit(&self) -> Duration {
+        self.silence.unwrap_or_else(|| (self.deadline / 20).max(SILENCE)).min(self.deadline)
+    }
+
+    /// How often a connection really shows that it lives: some heartbeats may be late before a peer is lost.
+    pub(crate) fn beat(&self) -> Duration {
+        self.heartbeat.min(self.silence_limit() / 4).max(Duration::from_millis(1))
     }
 }
 
@@ -117,5 +147,30 @@ impl Meter {
 
     pub(crate) fn total(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_follows_the_deadline() {
+        let limit = |deadline, silence: Option<u64>| {
+            let (deadline, silence) = (Duration::from_secs(deadline), silence.map(Duration::from_secs));
+            Options { deadline, silence, ..Options::default() }.silence_limit().as_secs()
+        };
+        assert_eq!(limit(300, None), 15);
+        assert_eq!(limit(3_600, None), 180);
+        assert_eq!(limit(4, None), 4);
+        assert_eq!(limit(300, Some(30)), 30);
+        assert_eq!(limit(10, Some(30)), 10);
+    }
+
+    #[test]
+    fn several_heartbeats_fit_into_a_silence() {
+        let options = Options { deadline: Duration::from_secs(2), ..Options::default() };
+        assert_eq!(options.beat(), Duration::from_millis(500));
+        assert_eq!(Options::default().beat(), Duration::from_secs(1));
     }
 }

@@ -1,9 +1,12 @@
 //! What travels on a connection once both ends have proved who they are.
+//!
+//! A part is one frame, or, when it is longer than a frame may be, a frame that announces its length and then pieces,
+//! in order, until it is complete. Whatever has no payload may travel between pieces; another part may not.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use firesteel_error::{Error, Result};
 
-use crate::fabric::Key;
+use crate::fabric::{Key, Options};
 use crate::mailbox::{Move, Tag};
 
 /// Bytes of a header: kind, move, phase, zero, bucket, step, length; little-endian.
@@ -17,6 +20,10 @@ const MAX_REASON: usize = 1 << 16;
 pub(crate) enum Head {
     /// A part.
     Part { tag: Tag, len: usize },
+    /// A part of `total` bytes begins; its pieces follow.
+    Long { tag: Tag, total: usize },
+    /// A piece of the part that began last.
+    Piece { len: usize },
     /// A sign of life.
     Heartbeat,
     /// The peer has finished.
@@ -33,6 +40,8 @@ impl Head {
             Head::Heartbeat => (1, 0, nowhere, 0),
             Head::Goodbye => (2, 0, nowhere, 0),
             Head::Abort { len } => (3, 0, nowhere, len),
+            Head::Long { tag, total } => (4, tag.of as u8, tag.key, total),
+            Head::Piece { len } => (5, 0, nowhere, len),
         };
         let mut out = BytesMut::with_capacity(HEADER);
         out.put_slice(&[kind, of, key.phase, 0]);
@@ -42,23 +51,41 @@ impl Head {
         out.freeze()
     }
 
-    /// Reads a header and checks its length against `max_frame`.
-    pub(crate) fn decode(mut bytes: &[u8], max_frame: usize) -> Result<Head> {
+    /// Reads a header and checks its length against the limits.
+    pub(crate) fn decode(mut bytes: &[u8], options: &Options) -> Result<Head> {
         let (kind, of, phase, _) = (bytes.get_u8(), bytes.get_u8(), bytes.get_u8(), bytes.get_u8());
         let (bucket, step, len) = (bytes.get_u32_le(), bytes.get_u64_le(), bytes.get_u64_le());
-        let limit = if kind == 0 { max_frame } else { MAX_REASON };
         let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let tag = Move::ALL.get(of as usize).map(|of| Tag { of: *of, key: Key { step, bucket, phase } });
+        let (head, limit) = match (kind, tag) {
+            (0, Some(tag)) => (Head::Part { tag, len }, options.max_frame),
+            (1, _) => (Head::Heartbeat, 0),
+            (2, _) => (Head::Goodbye, 0),
+            (3, _) => (Head::Abort { len }, MAX_REASON),
+            (4, Some(tag)) => (Head::Long { tag, total: len }, options.max_part),
+            (5, _) => (Head::Piece { len }, options.max_frame),
+            _ => return Err(Error::corrupt(format!("a frame of unknown kind {kind}, move {of}"))),
+        };
         if len > limit {
-            return Err(Error::corrupt(format!("a frame of {len} bytes, at most {limit} are allowed")));
+            let text = format!("a frame of kind {kind} with {len} bytes, at most {limit} are allowed");
+            return Err(Error::corrupt(text));
         }
-        match (kind, Move::ALL.get(of as usize)) {
-            (0, Some(of)) => Ok(Head::Part { tag: Tag { of: *of, key: Key { step, bucket, phase } }, len }),
-            (1, _) => Ok(Head::Heartbeat),
-            (2, _) => Ok(Head::Goodbye),
-            (3, _) => Ok(Head::Abort { len }),
-            _ => Err(Error::corrupt(format!("a frame of unknown kind {kind}, move {of}"))),
-        }
+        Ok(head)
     }
+}
+
+/// The frames that carry a part.
+pub(crate) fn frames(tag: Tag, part: &Bytes, max_frame: usize) -> impl Iterator<Item = (Head, Bytes)> {
+    let (len, most) = (part.len(), max_frame.max(1));
+    let (first, pieces) = match len <= most {
+        true => ((Head::Part { tag, len }, part.clone()), 0),
+        false => ((Head::Long { tag, total: len }, Bytes::new()), len.div_ceil(most)),
+    };
+    let piece = move |nth: usize| {
+        let piece = part.slice(nth * most..len.min((nth + 1) * most));
+        (Head::Piece { len: piece.len() }, piece)
+    };
+    std::iter::once(first).chain((0..pieces).map(piece))
 }
 
 /// The reason of an abort, cut to what a frame may hold.
@@ -74,25 +101,59 @@ pub(crate) fn reason(text: &str) -> Bytes {
 mod tests {
     use super::*;
 
+    const TAG: Tag = Tag { of: Move::Exchange, key: Key { step: u64::MAX - 1, bucket: 7, phase: 3 } };
+
+    fn options() -> Options {
+        Options { max_frame: 100, max_part: 1_000, ..Options::default() }
+    }
+
     #[test]
     fn heads_survive_the_wire() {
-        let tag = Tag { of: Move::Exchange, key: Key::new(u64::MAX - 1, 7, 3) };
-        for head in [Head::Part { tag, len: 99 }, Head::Heartbeat, Head::Goodbye, Head::Abort { len: 5 }] {
-            assert_eq!(Head::decode(&head.encode(), 100).unwrap(), head);
+        for head in [
+            Head::Part { tag: TAG, len: 99 },
+            Head::Long { tag: TAG, total: 999 },
+            Head::Piece { len: 100 },
+            Head::Heartbeat,
+            Head::Goodbye,
+            Head::Abort { len: 5 },
+        ] {
+            assert_eq!(Head::decode(&head.encode(), &options()).unwrap(), head);
         }
     }
 
     #[test]
     fn long_and_unknown_frames_are_refused() {
-        let tag = Tag { of: Move::Shuffle, key: Key::new(1, 2, 3) };
-        let long = Head::Part { tag, len: 101 }.encode();
-        let e = Head::decode(&long, 100).unwrap_err().to_string();
-        assert_eq!(e, "a frame of 101 bytes, at most 100 are allowed");
-        let e = Head::decode(&[9; HEADER], 100).unwrap_err().to_string();
-        assert!(e.contains("at most 65536"), "{e}");
-        let mut unknown = [0; HEADER];
-        unknown[0] = 9;
-        assert!(Head::decode(&unknown, 100).unwrap_err().to_string().contains("unknown kind 9"));
+        let refusal = |bytes: &[u8]| Head::decode(bytes, &options()).unwrap_err().to_string();
+        let text = refusal(&Head::Part { tag: TAG, len: 101 }.encode());
+        assert_eq!(text, "a frame of kind 0 with 101 bytes, at most 100 are allowed");
+        let text = refusal(&Head::Long { tag: TAG, total: 1_001 }.encode());
+        assert_eq!(text, "a frame of kind 4 with 1001 bytes, at most 1000 are allowed");
+        assert!(refusal(&Head::Piece { len: 101 }.encode()).contains("at most 100"));
+        assert!(refusal(&Head::Abort { len: MAX_REASON + 1 }.encode()).contains("at most 65536"));
+        let mut heartbeat = Head::Heartbeat.encode().to_vec();
+        heartbeat[16] = 1;
+        assert_eq!(refusal(&heartbeat), "a frame of kind 1 with 1 bytes, at most 0 are allowed");
+        assert_eq!(refusal(&[9; HEADER]), "a frame of unknown kind 9, move 9");
+        let mut no_move = Head::Part { tag: TAG, len: 1 }.encode().to_vec();
+        no_move[1] = 3;
+        assert_eq!(refusal(&no_move), "a frame of unknown kind 0, move 3");
+    }
+
+    #[test]
+    fn the_pieces_of_a_part_are_the_part() {
+        let part = Bytes::from((0..250).collect::<Vec<u8>>());
+        for len in [0, 1, 100, 101, 200, 250] {
+            let part = part.slice(..len);
+            let frames: Vec<_> = frames(TAG, &part, 100).collect();
+            let first = match len > 100 {
+                true => Head::Long { tag: TAG, total: len },
+                false => Head::Part { tag: TAG, len },
+            };
+            assert_eq!(frames[0].0, first);
+            assert_eq!(frames.len(), if len > 100 { 1 + len.div_ceil(100) } else { 1 });
+            let together: Vec<u8> = frames.into_iter().flat_map(|(_, piece)| piece).collect();
+            assert_eq!(together, part);
+        }
     }
 
     #[test]

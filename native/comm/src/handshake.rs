@@ -4,12 +4,14 @@
 //! dialer → acceptor   hello: magic, version, rank, nonce d
 //! acceptor → dialer   nonce a, HMAC(secret, "acceptor", …)
 //! dialer → acceptor   HMAC(secret, "dialer", …)
-//! acceptor → dialer   one byte: welcome
+//! acceptor → dialer   one byte: welcome, or no place for this rank
 //! ```
 //!
 //! where … is the job, both ranks and both nonces. The two roles sign different words, so an answer cannot be
 //! reflected; fresh nonces make a recorded one useless. All messages have a fixed length, so nothing that a stranger
 //! sends is interpreted as a length.
+//!
+//! A wrong answer is `Unauthenticated`; a connection that breaks is `Io`, which a dialer tries again.
 
 use firesteel_error::{Error, Kind, Result};
 use hmac::{Hmac, KeyInit, Mac};
@@ -18,11 +20,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const MAGIC: [u8; 4] = *b"FSTL";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const NONCE: usize = 32;
 const PROOF: usize = 32;
 const HELLO: usize = 4 + 2 + 4 + NONCE;
 const WELCOME: u8 = 0x57;
+const TAKEN: u8 = 0x54;
 
 /// What both ends know beforehand.
 #[derive(Clone)]
@@ -60,21 +63,23 @@ impl Credentials {
         let mut answer = [0; NONCE + PROOF];
         let unproved =
             || unauthenticated(format!("rank {acceptor} did not prove that it knows the job's secret"));
-        stream.read_exact(&mut answer).await.map_err(|e| unproved().with_source(e))?;
+        let broke_off =
+            |e| Error::new(Kind::Io, format!("rank {acceptor} broke off the handshake")).with_source(e);
+        stream.read_exact(&mut answer).await.map_err(broke_off)?;
         let (theirs, proof) = answer.split_at(NONCE);
         let other = u32::try_from(acceptor).unwrap_or(u32::MAX);
         let expected = self.proof("acceptor", self.number(), other, [&nonce, theirs]);
         expected.verify_slice(proof).map_err(|_| unproved())?;
         let proof = self.proof("dialer", self.number(), other, [&nonce, theirs]).finalize().into_bytes();
         stream.write_all(&proof).await?;
-        let welcome = stream.read_u8().await;
-        match welcome {
-            Ok(WELCOME) => Ok(()),
+        match stream.read_u8().await.map_err(broke_off)? {
+            WELCOME => Ok(()),
+            TAKEN => Err(Error::argument(format!("rank {acceptor} has no place for a rank {}", self.rank))),
             _ => Err(unauthenticated(format!("rank {acceptor} refused this worker's proof"))),
         }
     }
 
-    /// Checks a dialer; its rank.
+    /// Checks a dialer; its rank. It waits for [`welcome`] or [`refuse`].
     pub(crate) async fn accept(&self, stream: &mut TcpStream) -> Result<usize> {
         let mut hello = [0; HELLO];
         stream.read_exact(&mut hello).await?;
@@ -98,9 +103,18 @@ impl Credentials {
         expected.verify_slice(&answer).map_err(|_| {
             unauthenticated(format!("it calls itself rank {dialer} but does not know the secret"))
         })?;
-        stream.write_u8(WELCOME).await?;
         Ok(dialer as usize)
     }
+}
+
+/// Takes a dialer in.
+pub(crate) async fn welcome(stream: &mut TcpStream) -> Result<()> {
+    Ok(stream.write_u8(WELCOME).await?)
+}
+
+/// Tells a dialer that knows the secret that its rank is taken or has no place here.
+pub(crate) async fn refuse(stream: &mut TcpStream) -> Result<()> {
+    Ok(stream.write_u8(TAKEN).await?)
 }
 
 fn unauthenticated(text: String) -> Error {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use firesteel_error::{Error, Result};
 
+use crate::connect::{self, Listener};
 use crate::fabric::Options;
 use crate::handshake::Credentials;
 use crate::local;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Gone, Mailbox};
 use crate::mesh::{Link, Mesh};
-use crate::tcp::{self, Listener};
 
 /// Where one worker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn local_world(world: usize, options: &Options) -> Result<Vec<Mesh>> {
     if world == 0 {
         return Err(Error::argument("a world of 0 workers"));
     }
-    let mailboxes: Vec<Arc<Mailbox>> = (0..world).map(|_| Arc::new(Mailbox::new(world))).collect();
+    let mailboxes: Vec<Arc<Mailbox>> = (0..world).map(|rank| Arc::new(Mailbox::new(rank, world))).collect();
     let links = || mailboxes.iter().cloned().map(Link::Local).collect();
     let mesh =
         |(rank, mailbox): (usize, &Arc<Mailbox>)| Mesh::new(rank, mailbox.clone(), links(), options.clone());
@@ -49,8 +49,9 @@ pub fn local_world(world: usize, options: &Options) -> Result<Vec<Mesh>> {
 /// Meets all workers of a job: those of this process through shared memory, the others through sockets.
 ///
 /// # Errors
-/// `InvalidArgument` when the membership makes no sense, `Timeout` or `PeerLost` naming the ranks that did not come
-/// within the deadline, `Unauthenticated` when a peer does not know the secret, `Cancelled`.
+/// `InvalidArgument` when the membership makes no sense or another worker has joined as this rank, `Timeout` or
+/// `PeerLost` naming the ranks that did not come within the deadline, `Unauthenticated` when a peer does not know the
+/// secret, `Cancelled`.
 pub fn join(
     membership: &Membership,
     rank: usize,
@@ -63,7 +64,7 @@ pub fn join(
     };
     let is_local = |peer: &Peer| peer.process == me.process;
     let ranks: Vec<usize> = (0..world).filter(|r| is_local(&membership.peers[*r])).collect();
-    let mailbox = Arc::new(Mailbox::new(world));
+    let mailbox = Arc::new(Mailbox::new(rank, world));
     let mailboxes = local::meet(
         &membership.job,
         &me.process,
@@ -77,7 +78,13 @@ pub fn join(
         membership.peers.iter().map(|p| (!is_local(p)).then(|| p.address.clone())).collect();
     let credentials = Credentials { job: membership.job.clone(), secret: membership.secret.clone(), rank };
     let mut links: Vec<Option<Link>> = (0..world).map(|_| None).collect();
-    for (peer, connection) in tcp::connect(listener, &credentials, &addresses, &mailbox, options)? {
+    let connections = connect::connect(listener, &credentials, &addresses, &mailbox, options);
+    if let Err(e) = &connections {
+        // Those of this process wait for this worker too.
+        let others = mailboxes.iter().filter(|(peer, _)| **peer != rank);
+        others.for_each(|(_, mailbox)| mailbox.leave(rank, Gone::Lost(e.to_string())));
+    }
+    for (peer, connection) in connections? {
         links[peer] = Some(Link::Tcp(connection));
     }
     for (peer, mailbox) in mailboxes {

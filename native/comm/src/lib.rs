@@ -14,13 +14,15 @@
 //! | `mesh` | [`Mesh`], a fabric of local and tcp links |
 //! | `join` | [`join`], [`local_world`]: how workers meet |
 //! | `local` | how workers of one process find each other |
-//! | `tcp`, `handshake`, `frame` | sockets, proofs of the secret, what travels |
+//! | `connect`, `handshake` | sockets between processes, proofs of the secret |
+//! | `tcp`, `frame` | connections, what travels on them |
 //! | [`collective`] | all-reduce, all-gather, gather, broadcast from a root, barrier |
 //! | [`strategy`] | [`strategy::Sharded`]: who updates which weights |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod collective;
+mod connect;
 mod fabric;
 mod frame;
 mod handshake;
@@ -31,10 +33,11 @@ mod mesh;
 pub mod strategy;
 mod tcp;
 mod wire;
+mod words;
 
+pub use connect::Listener;
 pub use fabric::{Cancel, Fabric, Key, Options};
 pub use join::{Membership, Peer, join, local_world};
 pub use local::open_jobs;
 pub use mailbox::Pending;
 pub use mesh::Mesh;
-pub use tcp::Listener;

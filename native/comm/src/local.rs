@@ -8,6 +8,7 @@ use firesteel_error::{Error, Kind, Result};
 
 use crate::fabric::Cancel;
 use crate::mailbox::Mailbox;
+use crate::words::{ranks, seconds};
 
 static JOBS: LazyLock<Jobs> = LazyLock::new(Jobs::default);
 
@@ -26,8 +27,8 @@ struct Meeting {
     satisfied: usize,
 }
 
-/// Leaves this worker's mailbox for the others of `ranks`, those of the same `process`, and returns theirs, its own
-/// among them.
+/// Leaves this worker's mailbox for the others of `everyone`, the ranks of the same `process`, and returns theirs, its
+/// own among them.
 ///
 /// # Errors
 /// `Timeout` naming the ranks that did not come, `Cancelled`, `InvalidArgument` when the rank is there already.
@@ -35,38 +36,40 @@ pub(crate) fn meet(
     job: &str,
     process: &str,
     rank: usize,
-    ranks: &[usize],
+    everyone: &[usize],
     mailbox: Arc<Mailbox>,
     deadline: Duration,
     cancel: &Cancel,
 ) -> Result<BTreeMap<usize, Arc<Mailbox>>> {
-    let until = Instant::now() + deadline;
+    let start = Instant::now();
     let name = (job.to_owned(), process.to_owned());
     let mut open = JOBS.open.lock().unwrap_or_else(PoisonError::into_inner);
     let meeting = open.entry(name.clone()).or_default();
-    if meeting.mailboxes.insert(rank, mailbox).is_some() {
+    // The first one's mailbox stays: others may hold it already.
+    if meeting.mailboxes.contains_key(&rank) {
         return Err(Error::argument(format!("rank {rank} joined job '{job}' twice in one process")));
     }
+    meeting.mailboxes.insert(rank, mailbox);
     JOBS.changed.notify_all();
     loop {
         let meeting = open.entry(name.clone()).or_default();
         let missing: Vec<usize> =
-            ranks.iter().copied().filter(|r| !meeting.mailboxes.contains_key(r)).collect();
+            everyone.iter().copied().filter(|r| !meeting.mailboxes.contains_key(r)).collect();
         if missing.is_empty() {
             let mailboxes = meeting.mailboxes.clone();
             meeting.satisfied += 1;
-            if meeting.satisfied == ranks.len() {
+            if meeting.satisfied == everyone.len() {
                 open.remove(&name);
             }
             return Ok(mailboxes);
         }
-        let left = until.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_sub(start.elapsed());
         if left.is_zero() || cancel.is_cancelled() {
             meeting.mailboxes.remove(&rank);
             if meeting.mailboxes.is_empty() {
                 open.remove(&name);
             }
-            return Err(absent(job, &missing, deadline, cancel));
+            return Err(absent(job, rank, &missing, deadline, cancel));
         }
         let slice = left.min(Duration::from_millis(20));
         open = match JOBS.changed.wait_timeout(open, slice) {
@@ -76,11 +79,12 @@ pub(crate) fn meet(
     }
 }
 
-fn absent(job: &str, missing: &[usize], deadline: Duration, cancel: &Cancel) -> Error {
+fn absent(job: &str, rank: usize, missing: &[usize], deadline: Duration, cancel: &Cancel) -> Error {
     if cancel.is_cancelled() {
         return Error::new(Kind::Cancelled, format!("cancelled while joining job '{job}'"));
     }
-    let text = format!("rank {missing:?} of this process did not join job '{job}' within {deadline:?}");
+    let (waited, others) = (seconds(deadline), ranks(missing));
+    let text = format!("rank {rank} waited {waited} for {others} of its process to join job '{job}'");
     Error::new(Kind::Timeout, text)
 }
 

@@ -58,6 +58,17 @@ impl Mesh {
         Mesh { rank, mailbox, links, options, meter: Meter::default() }
     }
 
+    /// Refuses parts that no peer would take, before any of them is on its way.
+    fn check_len(&self, to: usize, tag: Tag, part: &Bytes) -> Result<()> {
+        if to == self.rank || part.len() <= self.options.max_part {
+            return Ok(());
+        }
+        let (me, found, most) = (self.rank, part.len(), self.options.max_part);
+        Err(Error::argument(format!(
+            "rank {me} sends rank {to} a part of {found} bytes, at most {most} are allowed ({tag})"
+        )))
+    }
+
     fn send(&self, to: usize, tag: Tag, part: Bytes) -> Result<()> {
         if to != self.rank {
             self.meter.add(part.len());
@@ -106,6 +117,9 @@ impl Fabric for Mesh {
             return Err(Error::argument(format!("a shuffle of {found} parts among {world} workers")));
         }
         let tag = Tag { of: Move::Shuffle, key };
+        for (peer, part) in parts.iter().enumerate() {
+            self.check_len(peer, tag, part)?;
+        }
         for (peer, part) in parts.into_iter().enumerate() {
             self.send(peer, tag, part)?;
         }
@@ -114,6 +128,9 @@ impl Fabric for Mesh {
 
     fn broadcast(&self, key: Key, part: Bytes) -> Result<Pending> {
         let tag = Tag { of: Move::Broadcast, key };
+        for peer in 0..self.world() {
+            self.check_len(peer, tag, &part)?;
+        }
         for peer in 0..self.world() {
             self.send(peer, tag, part.clone())?;
         }
@@ -124,6 +141,9 @@ impl Fabric for Mesh {
         let tag = Tag { of: Move::Exchange, key };
         for rank in to.iter().map(|(peer, _)| peer).chain(from) {
             self.check_rank(*rank)?;
+        }
+        for (peer, part) in &to {
+            self.check_len(*peer, tag, part)?;
         }
         for (peer, part) in to {
             self.send(peer, tag, part)?;

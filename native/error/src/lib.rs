@@ -36,7 +36,22 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether running the same job again may succeed.
+    /// Every kind. The place of a kind here is its number on the wire: new ones go to the end.
+    pub const ALL: [Kind; 10] = [
+        Kind::Internal,
+        Kind::InvalidArgument,
+        Kind::InvalidData,
+        Kind::Corrupt,
+        Kind::PeerLost,
+        Kind::Timeout,
+        Kind::Unauthenticated,
+        Kind::Cancelled,
+        Kind::Diverged,
+        Kind::Io,
+    ];
+
+    /// Whether running the same job again may succeed. Scala's exceptions say it once more, where Spark decides; a
+    /// test of the JVM bindings holds them to this.
     pub fn is_retryable(self) -> bool {
         matches!(self, Kind::PeerLost | Kind::Timeout | Kind::Io)
     }

@@ -266,7 +266,7 @@ impl Sharded {
         self.take_weights(updated, weights)?;
         if let Some(rows) = rows {
             for (rank, part) in rows.wait()?.into_iter().enumerate() {
-                rows::scatter(part, rank, &self.tables, weights)?;
+                rows::scatter(part, rank, self.fabric.world(), &self.tables, weights)?;
             }
         }
         Ok(totals)
@@ -314,9 +314,7 @@ impl Sharded {
         if self.tables.is_empty() {
             return Ok(None);
         }
-        let world = self.fabric.world();
-        let parts =
-            (0..world).map(|owner| rows::collect(&self.tables, touched, gradient, owner, world)).collect();
+        let parts = rows::by_owner(&self.tables, touched, gradient, self.fabric.world());
         self.fabric.shuffle(self.key(self.buckets.len(), GRADIENTS), parts).map(Some)
     }
 
@@ -344,7 +342,7 @@ impl Sharded {
             }
         }
         let changed: Vec<Vec<u32>> = summed.into_iter().map(|s| s.rows).collect();
-        let part = rows::collect(&self.tables, &changed, weights, rank, world);
+        let part = rows::collect(&self.tables, &changed, weights);
         self.fabric.broadcast(self.key(self.buckets.len(), WEIGHTS), part).map(Some)
     }
 }
