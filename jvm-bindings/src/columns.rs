@@ -14,6 +14,9 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use firesteel_error::{Error, Result};
 use serde::Deserialize;
 
+/// Values a row that a column with offsets has room for at first.
+const GUESS: usize = 8;
+
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +39,16 @@ impl ColumnKind {
             ColumnKind::Float | ColumnKind::Vector => 4,
             ColumnKind::Text => 1,
         }
+    }
+
+    /// Bytes of values to begin with for so many rows; texts and vectors grow from there.
+    fn room(self, capacity: usize) -> usize {
+        capacity * self.width() * if self.has_offsets() { GUESS } else { 1 }
+    }
+
+    /// The most bytes of values: an i32 counts them, or the elements that they are.
+    fn most(self, capacity: usize) -> usize {
+        if self.has_offsets() { self.width() * i32::MAX as usize } else { self.room(capacity) }
     }
 
     fn has_offsets(self) -> bool {
@@ -71,6 +84,8 @@ pub struct ColumnBatch {
     columns: Vec<Column>,
     schema: SchemaRef,
     capacity: usize,
+    /// Bytes of values that each column begins a batch with: what it had at the end of the last.
+    rooms: Vec<usize>,
     buffers: Vec<Buffers>,
 }
 
@@ -109,7 +124,8 @@ impl ColumnBatch {
         let fields: Vec<Field> =
             columns.iter().map(|c| Field::new(&c.name, c.kind.data_type(), true)).collect();
         let schema = Arc::new(Schema::new(fields));
-        Ok(ColumnBatch { columns, schema, capacity, buffers: Vec::new() })
+        let rooms = columns.iter().map(|c| c.kind.room(capacity)).collect();
+        Ok(ColumnBatch { columns, schema, capacity, rooms, buffers: Vec::new() })
     }
 
     /// Addresses of validity, offsets (0 for numbers) and values, and bytes of values, column by column.
@@ -117,8 +133,8 @@ impl ColumnBatch {
     pub fn addresses(&mut self) -> Vec<i64> {
         if self.buffers.is_empty() {
             let capacity = self.capacity;
-            let fresh = |c: &Column| Buffers::new(c.kind, capacity, capacity * c.kind.width() * 8);
-            self.buffers = self.columns.iter().map(fresh).collect();
+            let fresh = |(c, room): (&Column, &usize)| Buffers::new(c.kind, capacity, *room);
+            self.buffers = self.columns.iter().zip(&self.rooms).map(fresh).collect();
         }
         let of = |b: &mut Buffers| {
             let offsets = if b.offsets.is_empty() { 0 } else { b.offsets.as_mut_ptr() as i64 };
@@ -130,21 +146,21 @@ impl ColumnBatch {
     /// Makes room for at least `bytes` bytes of values in a column, keeps what was written and gives the address.
     ///
     /// # Errors
-    /// `InvalidArgument` for an unknown column, or more bytes than offsets can count.
+    /// `InvalidArgument` for an unknown column; `InvalidData` for more bytes than its offsets can count.
     pub fn reserve(&mut self, column: usize, bytes: usize) -> Result<i64> {
-        let name = self.columns.get(column).map_or("?", |c| c.name.as_str());
-        if bytes > i32::MAX as usize {
-            return Err(Error::data(format!(
-                "column {name} needs {bytes} bytes for one batch of up to {} rows, more than {}",
-                self.capacity,
-                i32::MAX
-            )));
-        }
-        let Some(buffers) = self.buffers.get_mut(column) else {
+        let (Some(buffers), Some(known)) = (self.buffers.get_mut(column), self.columns.get(column)) else {
             return Err(Error::argument(format!("the batch has no column {column}")));
         };
+        let most = known.kind.most(self.capacity);
+        if bytes > most {
+            return Err(Error::data(format!(
+                "column {} needs {bytes} bytes for one batch of up to {} rows, more than {most}",
+                known.name, self.capacity
+            )));
+        }
         if bytes > buffers.values.len() {
             buffers.values.resize(bytes, 0);
+            self.rooms[column] = bytes;
         }
         Ok(buffers.values.as_mut_ptr() as i64)
     }
@@ -268,8 +284,27 @@ mod tests {
         put(moved + 8, b"tail");
         put(a[1], &[0i32, 12]);
         assert_eq!(batch.take(1).unwrap().column(0).as_string::<i32>().value(0), "seven...tail");
+        batch.addresses();
         let e = batch.reserve(0, 1 << 40).unwrap_err().to_string();
         assert!(e.contains("column t needs 1099511627776 bytes"), "{e}");
+        assert_eq!(batch.reserve(1, 1).unwrap_err().to_string(), "the batch has no column 1");
+    }
+
+    #[test]
+    fn numbers_take_what_they_need_and_others_what_they_took_before() {
+        let kinds = [ColumnKind::Double, ColumnKind::Float, ColumnKind::Text, ColumnKind::Vector];
+        let columns = kinds.iter().map(|k| column(&format!("{k:?}"), *k)).collect();
+        let mut batch = ColumnBatch::new(columns, 100).unwrap();
+        let rooms = |batch: &mut ColumnBatch| batch.addresses().chunks(4).map(|c| c[3]).collect::<Vec<_>>();
+        assert_eq!(rooms(&mut batch), [800, 400, 800, 3200]);
+        batch.reserve(2, 5000).unwrap();
+        batch.reserve(3, 100).unwrap();
+        batch.take(0).unwrap();
+        assert_eq!(rooms(&mut batch), [800, 400, 5000, 3200]);
+        // An i32 counts bytes of text and elements of vectors.
+        assert_eq!(ColumnKind::Text.most(100), i32::MAX as usize);
+        assert_eq!(ColumnKind::Vector.most(100), 4 * i32::MAX as usize);
+        assert!(batch.reserve(0, 801).unwrap_err().to_string().ends_with("more than 800"));
     }
 
     #[test]

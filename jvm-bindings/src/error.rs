@@ -42,7 +42,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The exception class of a kind. Scala's `FiresteelException` file holds the same list.
+/// The exception class of a kind. Scala's `FiresteelException` file holds the same list, and which are worth a retry;
+/// a test below holds it to [`Kind::is_retryable`].
 fn class_of(kind: Kind) -> &'static JNIStr {
     use jni::jni_str;
     match kind {
@@ -183,6 +184,38 @@ pub fn fail(how: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `(name, whether it says retryable)` of each exception that Scala declares.
+    fn declared() -> Vec<(String, bool)> {
+        let source = include_str!("../../scala/src/main/scala/firesteel/ml/FiresteelException.scala");
+        let declarations = source.split("final class ").skip(1);
+        let read = |text: &str| {
+            let name = text.split('(').next().unwrap().to_string();
+            let says = |word: &str| text.contains(&format!("retryable = {word}"));
+            assert_ne!(says("true"), says("false"), "{name} says whether it is retryable");
+            (name, says("true"))
+        };
+        // The last is followed by the object that throws them by name.
+        declarations.map(|text| read(text.split("object ").next().unwrap())).collect()
+    }
+
+    #[test]
+    fn scala_retries_what_is_retryable() {
+        let declared = declared();
+        for kind in Kind::ALL {
+            let class = class_of(kind).to_string();
+            let name = class.rsplit('/').next().unwrap();
+            if name == "IllegalArgumentException" {
+                assert!(
+                    !kind.is_retryable(),
+                    "{kind:?} is an exception of Java's, which Scala does not retry"
+                );
+                continue;
+            }
+            let found: Vec<_> = declared.iter().filter(|(n, _)| n == name).collect();
+            assert_eq!(found, [&(name.to_string(), kind.is_retryable())], "{kind:?}");
+        }
+    }
 
     #[test]
     fn a_panic_says_what_and_where() {

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use firesteel_comm::Listener;
-use firesteel_error::{Error, Kind};
+use firesteel_error::Error;
 use firesteel_model::Network;
 use firesteel_train::{ShardBuilder, TrainConfig};
 use jni::objects::{JByteArray, JClass, JLongArray, JObjectArray, JString};
@@ -40,6 +40,8 @@ pub const EXPORTS: &[NativeMethod] = &[
     native!(batch_addresses(batch: jlong) -> jlong[]),
     native!(batch_reserve(batch: jlong, column: jint, bytes: jlong) -> jlong),
     native!(check_network(network: JString)),
+    native!(check_config(config: JString)),
+    native!(checkpoint_key(config: JString) -> JString),
     native!(listener_open(host: JString) -> jlong),
     native!(listener_port(listener: jlong) -> jint),
     native!(shard_new(config: JString, rank: jint) -> jlong),
@@ -52,7 +54,7 @@ pub const EXPORTS: &[NativeMethod] = &[
     native!(train_file(training: jlong, name: JString) -> jbyte[]),
     native!(model_open(names: JString[], files: jbyte[][]) -> jlong),
     native!(model_info(model: jlong) -> JString),
-    native!(scorer_new(model: jlong, handle_invalid: JString) -> jlong),
+    native!(scorer_new(model: jlong, settings: JString) -> jlong),
     native!(scorer_run(scorer: jlong, batch: jlong, rows: jint) -> jlong[]),
 ];
 
@@ -102,6 +104,18 @@ fn batch_reserve<'l>(
 fn check_network<'l>(env: &mut Env<'l>, _: JClass<'l>, network: JString<'l>) -> Outcome<()> {
     Network::from_json(&text(env, &network)?)?;
     Ok(())
+}
+
+/// Refuses what a training would refuse before it looks at a row.
+fn check_config<'l>(env: &mut Env<'l>, _: JClass<'l>, config: JString<'l>) -> Outcome<()> {
+    TrainConfig::from_json(&text(env, &config)?)?.check()?;
+    Ok(())
+}
+
+/// A name for the checkpoints of this training: another training has another.
+fn checkpoint_key<'l>(env: &mut Env<'l>, _: JClass<'l>, config: JString<'l>) -> Outcome<JString<'l>> {
+    let config = TrainConfig::from_json(&text(env, &config)?)?;
+    Ok(env.new_string(firesteel_train::checkpoint_key(&config)?)?)
 }
 
 /// A listener until training takes it.
@@ -185,7 +199,7 @@ fn train_files<'l>(
     _: JClass<'l>,
     training: jlong,
 ) -> Outcome<JObjectArray<'l, JString<'l>>> {
-    texts(env, &registry::get::<Training>(training)?.file_names())
+    texts(env, &registry::get::<Training>(training)?.file_names()?)
 }
 
 fn train_file<'l>(
@@ -218,13 +232,8 @@ fn model_info<'l>(env: &mut Env<'l>, _: JClass<'l>, model: jlong) -> Outcome<JSt
     Ok(env.new_string(registry::get::<OpenModel>(model)?.info()?)?)
 }
 
-fn scorer_new<'l>(
-    env: &mut Env<'l>,
-    _: JClass<'l>,
-    model: jlong,
-    handle_invalid: JString<'l>,
-) -> Outcome<jlong> {
-    let scorer = registry::get::<OpenModel>(model)?.scorer(&text(env, &handle_invalid)?)?;
+fn scorer_new<'l>(env: &mut Env<'l>, _: JClass<'l>, model: jlong, settings: JString<'l>) -> Outcome<jlong> {
+    let scorer = registry::get::<OpenModel>(model)?.scorer(&text(env, &settings)?)?;
     Ok(registry::open(Mutex::new(scorer)))
 }
 
@@ -273,11 +282,29 @@ fn texts<'l>(env: &mut Env<'l>, values: &[String]) -> Outcome<JObjectArray<'l, J
     Ok(array)
 }
 
-/// A Java array counts with an i32.
 fn array<'l>(env: &mut Env<'l>, bytes: &[u8], what: &str) -> Outcome<JByteArray<'l>> {
-    if i32::try_from(bytes.len()).is_err() {
-        let text = format!("{what} has {} bytes, more than a Java array holds ({})", bytes.len(), i32::MAX);
-        return Err(Error::new(Kind::Io, text).into());
-    }
+    check_length(bytes.len(), what)?;
     Ok(env.byte_array_from_slice(bytes)?)
+}
+
+/// A Java array counts with an i32. A training that is run again would make the same bytes, so this is not worth it.
+fn check_length(bytes: usize, what: &str) -> firesteel_error::Result<()> {
+    if i32::try_from(bytes).is_ok() {
+        return Ok(());
+    }
+    Err(Error::argument(format!("{what} has {bytes} bytes, more than a Java array holds ({})", i32::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_java_array_cannot_hold_is_not_tried_again() {
+        check_length(i32::MAX as usize, "checkpoint").unwrap();
+        let e = check_length(1 << 31, "checkpoint").unwrap_err();
+        assert!(!e.kind().is_retryable());
+        let found = "checkpoint has 2147483648 bytes, more than a Java array holds (2147483647)";
+        assert_eq!(e.to_string(), found);
+    }
 }

@@ -40,9 +40,57 @@ struct Neighbour {
 pub struct Training {
     events: Mutex<Receiver<Event>>,
     cancel: Cancel,
-    thread: Mutex<Option<JoinHandle<Result<Model>>>>,
+    state: Mutex<State>,
     checkpoint: Mutex<Option<Vec<u8>>>,
-    files: Mutex<Vec<(String, Vec<u8>)>>,
+}
+
+/// How far it is.
+#[derive(Debug)]
+enum State {
+    Running(JoinHandle<Result<Model>>),
+    /// Ended well. The model is as large as its files: it goes when they are made.
+    Done(Box<Model>),
+    /// The model's files were asked for; these were not yet given.
+    Filed(Vec<(String, Vec<u8>)>),
+    /// Ended, with what every later call is told.
+    Failed {
+        kind: Kind,
+        text: String,
+    },
+}
+
+impl State {
+    /// Waits for a training that runs to end; what ended it is known from here on.
+    fn end(&mut self) -> Result<()> {
+        if let State::Running(_) = self {
+            let ending = State::failed(&Error::internal("a training's thread was lost"));
+            let State::Running(thread) = std::mem::replace(self, ending) else { return Ok(()) };
+            *self = match thread.join().unwrap_or_else(|payload| Err(from_panic(payload))) {
+                Ok(model) => State::Done(Box::new(model)),
+                Err(e) => State::failed(&e),
+            };
+        }
+        match self {
+            State::Failed { kind, text } => Err(Error::new(*kind, text.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(e: &Error) -> State {
+        State::Failed { kind: e.kind(), text: e.to_string() }
+    }
+
+    /// The model's files that were not yet given.
+    fn files(&mut self) -> Result<&mut Vec<(String, Vec<u8>)>> {
+        if let State::Done(model) = self {
+            *self = State::Filed(model.files()?);
+        }
+        match self {
+            State::Filed(files) => Ok(files),
+            State::Failed { kind, text } => Err(Error::new(*kind, text.clone())),
+            _ => Err(Error::argument("training has not ended; poll it until it has")),
+        }
+    }
 }
 
 impl Training {
@@ -66,9 +114,8 @@ impl Training {
         Ok(Training {
             events: Mutex::new(events),
             cancel,
-            thread: Mutex::new(Some(thread)),
+            state: Mutex::new(State::Running(thread)),
             checkpoint: Mutex::default(),
-            files: Mutex::default(),
         })
     }
 
@@ -76,13 +123,13 @@ impl Training {
     /// there.
     ///
     /// # Errors
-    /// What ended training.
+    /// What ended training, every time.
     pub fn poll(&self, wait: Duration) -> Result<Option<Vec<String>>> {
         let events = lock(&self.events);
         let first = match events.recv_timeout(wait) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => return Ok(Some(Vec::new())),
-            Err(RecvTimeoutError::Disconnected) => return self.finish().map(|()| None),
+            Err(RecvTimeoutError::Disconnected) => return lock(&self.state).end().map(|()| None),
         };
         let told = std::iter::once(first).chain(events.try_iter());
         Ok(Some(told.map(|event| self.hear(event)).collect()))
@@ -96,13 +143,6 @@ impl Training {
         json
     }
 
-    fn finish(&self) -> Result<()> {
-        let Some(thread) = lock(&self.thread).take() else { return Ok(()) };
-        let model = thread.join().unwrap_or_else(|payload| Err(from_panic(payload)))?;
-        *lock(&self.files) = model.files()?;
-        Ok(())
-    }
-
     /// Asks training to stop; the next polls say when it has.
     pub fn cancel(&self) {
         self.cancel.cancel();
@@ -113,20 +153,25 @@ impl Training {
         lock(&self.checkpoint).take()
     }
 
-    /// The names of the model's files, once training has ended.
-    pub fn file_names(&self) -> Vec<String> {
-        lock(&self.files).iter().map(|(name, _)| name.clone()).collect()
+    /// The names of the model's files that were not yet given. The first call makes all files: only the worker that
+    /// keeps the model should ask.
+    ///
+    /// # Errors
+    /// `InvalidArgument` while training runs; what ended it.
+    pub fn file_names(&self) -> Result<Vec<String>> {
+        Ok(lock(&self.state).files()?.iter().map(|(name, _)| name.clone()).collect())
     }
 
     /// One of the model's files, which is given once.
     ///
     /// # Errors
-    /// `InvalidArgument` when there is no such file.
+    /// `InvalidArgument` when there is no such file, when it was given, and while training runs; what ended it.
     pub fn take_file(&self, name: &str) -> Result<Vec<u8>> {
-        let mut files = lock(&self.files);
+        let mut state = lock(&self.state);
+        let files = state.files()?;
         let at = files.iter().position(|(n, _)| n == name);
-        let at = at.ok_or_else(|| Error::argument(format!("the model has no file {name}")))?;
-        Ok(files.swap_remove(at).1)
+        let none = || Error::argument(format!("the model has no file {name}, or it was given before"));
+        Ok(files.swap_remove(at.ok_or_else(none)?).1)
     }
 }
 
@@ -134,10 +179,8 @@ impl Training {
 impl Drop for Training {
     fn drop(&mut self) {
         self.cancel.cancel();
-        if let Some(thread) = lock(&self.thread).take() {
-            // Nobody is left to hear of an error.
-            let _ = thread.join();
-        }
+        // Nobody is left to hear of an error.
+        let _ = lock(&self.state).end();
     }
 }
 
@@ -151,9 +194,7 @@ fn run(
     sender: Sender<Event>,
 ) -> Result<Model> {
     let membership = membership(&world)?;
-    let deadline = Duration::try_from_secs_f64(config.params.timeout_seconds)
-        .map_err(|e| Error::argument(format!("timeout_seconds is {}: {e}", config.params.timeout_seconds)))?;
-    let options = Options { deadline, cancel: cancel.clone(), ..Options::default() };
+    let options = Options { deadline: config.deadline(), cancel: cancel.clone(), ..Options::default() };
     let mesh = join(&membership, world.rank, Some(listener), &options)?;
     let resume = resume.map(Into::into);
     let session = Session { fabric: Arc::new(mesh), threads: world.threads, cancel, resume };
@@ -168,4 +209,103 @@ fn membership(world: &World) -> Result<Membership> {
     let secret = secret.ok_or_else(|| Error::new(Kind::InvalidArgument, "the secret is not hexadecimal"))?;
     let peer = |n: &Neighbour| Peer { process: n.process.clone(), address: n.address.clone() };
     Ok(Membership { job: world.job.clone(), secret, peers: world.peers.iter().map(peer).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    use arrow_array::{ArrayRef, Float64Array, RecordBatch};
+
+    /// A training of one worker whose labels are those numbers.
+    fn start(params: &str, labels: &[f64]) -> Training {
+        let config = TrainConfig::from_json(&format!(
+            r#"{{"task": "classification", "network": {{"mlp": {{"hidden": [4]}}}}, "params": {params},
+                "data": {{"features": [{{"column": "x"}}], "label": "y"}}}}"#
+        ))
+        .unwrap();
+        let column = |values: Vec<f64>| Arc::new(Float64Array::from(values)) as ArrayRef;
+        let x = column((0..labels.len()).map(|r| r as f64).collect());
+        let rows = RecordBatch::try_from_iter([("x", x), ("y", column(labels.to_vec()))]).unwrap();
+        let mut shard = ShardBuilder::new(&config, 0).unwrap();
+        shard.push(&rows).unwrap();
+        let listener = Listener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let peers = vec![Neighbour { process: "p".into(), address }];
+        let world = World { rank: 0, job: "j".into(), secret: "00ff".into(), threads: 1, peers };
+        Training::start(config, shard, listener, world, None).unwrap()
+    }
+
+    /// Polls until there is no more to hear.
+    fn follow(training: &Training) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        while let Some(events) = training.poll(Duration::from_millis(50))? {
+            all.extend(events);
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn events_then_files_that_are_given_once() {
+        let training = start(r#"{"epochs": 2}"#, &[0.0, 1.0, 0.0, 1.0]);
+        let events = follow(&training).unwrap();
+        let checkpoints = events.iter().filter(|e| e.contains(r#""event":"checkpoint""#)).count();
+        assert_eq!((events.len(), checkpoints), (6, 2), "{events:?}");
+        assert!(training.checkpoint().is_some() && training.checkpoint().is_none());
+        // Nobody has asked for files, so there are none yet.
+        assert!(matches!(*lock(&training.state), State::Done(_)));
+        assert_eq!(training.poll(Duration::ZERO).unwrap(), None);
+        let names = training.file_names().unwrap();
+        assert_eq!(names.len(), 5);
+        let files: Vec<_> = names.iter().map(|name| (name, training.take_file(name).unwrap())).collect();
+        Model::from_files(&files).unwrap();
+        for name in &names {
+            let e = training.take_file(name).unwrap_err();
+            assert_eq!(e.to_string(), format!("the model has no file {name}, or it was given before"));
+        }
+        assert_eq!(training.file_names().unwrap(), Vec::<String>::new());
+    }
+
+    /// The JVM may poll again after an exception; it must not take that for a model.
+    #[test]
+    fn what_ended_a_training_is_told_every_time() {
+        let training = start("{}", &[0.0, 0.0]);
+        let first = follow(&training).unwrap_err();
+        assert_eq!(first.kind(), Kind::InvalidData);
+        assert!(first.to_string().contains("label column 'y' is 0 in every row"), "{first}");
+        let again = [
+            training.poll(Duration::ZERO).map(drop).unwrap_err(),
+            training.file_names().map(drop).unwrap_err(),
+            training.take_file("model.json").map(drop).unwrap_err(),
+        ];
+        for e in again {
+            assert_eq!((e.kind(), e.to_string()), (first.kind(), first.to_string()));
+        }
+    }
+
+    #[test]
+    fn a_training_that_runs_has_no_files_and_ends_when_it_is_cancelled() {
+        let training = start(r#"{"epochs": 1000000000, "checkpointInterval": 0}"#, &[0.0, 1.0]);
+        let e = training.file_names().unwrap_err();
+        assert_eq!(e.to_string(), "training has not ended; poll it until it has");
+        training.cancel();
+        assert_eq!(follow(&training).unwrap_err().kind(), Kind::Cancelled);
+    }
+
+    /// Closing the handle while another thread waits in a poll: that thread has the last reference, and its poll ends.
+    #[test]
+    fn a_training_is_dropped_while_another_thread_polls_it() {
+        let started = Instant::now();
+        let training = Arc::new(start(r#"{"epochs": 1000000000, "checkpointInterval": 0}"#, &[0.0, 1.0]));
+        let cancel = training.cancel.clone();
+        let polling = training.clone();
+        let thread = std::thread::spawn(move || follow(&polling).unwrap_err().kind());
+        drop(training);
+        cancel.cancel();
+        assert_eq!(thread.join().unwrap(), Kind::Cancelled);
+        // And one that nobody polls, whose thread is joined by the drop itself.
+        drop(start(r#"{"epochs": 1000000000, "checkpointInterval": 0}"#, &[0.0, 1.0]));
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
 }

@@ -126,7 +126,7 @@ class _NeuralParams(Params):
     handleInvalid: Param[str] = Param(
         Params._dummy(),
         "handleInvalid",
-        "what becomes of a row with a NULL, NaN or infinite feature: error, skip the row, keep it with the mean",
+        "what becomes of a row with a NULL, NaN or infinite number: error, skip the row, keep it with the mean",
         typeConverter=TypeConverters.toString,
     )
 
@@ -192,6 +192,37 @@ class _NeuralParams(Params):
         "epochs between checkpoints, where they are kept; 0 makes none",
         typeConverter=TypeConverters.toInt,
     )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(
+            epochs=10,
+            batchSize=256,
+            learningRate=0.001,
+            optimizer="adam",
+            momentum=0.0,
+            nesterov=False,
+            weightDecay=0.0,
+            beta1=0.9,
+            beta2=0.999,
+            epsilon=1e-8,
+            schedule="constant",
+            warmupSteps=0,
+            loss="auto",
+            huberDelta=1.0,
+            seed=42,
+            standardization="auto",
+            handleInvalid="error",
+            minCategoryCount=1,
+            maxCategories=100000,
+            validationFraction=0.0,
+            patience=0,
+            mode="auto",
+            threads=0,
+            bucketBytes=1048576,
+            timeoutSeconds=300.0,
+            checkpointInterval=1,
+        )
 
     def getEpochs(self) -> int:
         """Gets the value of epochs."""
@@ -310,7 +341,7 @@ class _NeuralParamSetters(_NeuralParams):
         return self._set(batchSize=value)
 
     def setLearningRate(self, value: float) -> Any:
-        """Sets learningRate: a number above 0."""
+        """Sets learningRate: a number above 0 and at most 1e30."""
         return self._set(learningRate=value)
 
     def setOptimizer(self, value: str) -> Any:
@@ -326,7 +357,7 @@ class _NeuralParamSetters(_NeuralParams):
         return self._set(nesterov=value)
 
     def setWeightDecay(self, value: float) -> Any:
-        """Sets weightDecay: a number at least 0."""
+        """Sets weightDecay: a number at least 0 and at most 1e30."""
         return self._set(weightDecay=value)
 
     def setBeta1(self, value: float) -> Any:
@@ -338,7 +369,7 @@ class _NeuralParamSetters(_NeuralParams):
         return self._set(beta2=value)
 
     def setEpsilon(self, value: float) -> Any:
-        """Sets epsilon: a number above 0."""
+        """Sets epsilon: a number above 0 and at most 1e30."""
         return self._set(epsilon=value)
 
     def setSchedule(self, value: str) -> Any:
@@ -354,7 +385,7 @@ class _NeuralParamSetters(_NeuralParams):
         return self._set(loss=value)
 
     def setHuberDelta(self, value: float) -> Any:
-        """Sets huberDelta: a number above 0."""
+        """Sets huberDelta: a number above 0 and at most 1e30."""
         return self._set(huberDelta=value)
 
     def setSeed(self, value: int) -> Any:
@@ -398,7 +429,7 @@ class _NeuralParamSetters(_NeuralParams):
         return self._set(bucketBytes=value)
 
     def setTimeoutSeconds(self, value: float) -> Any:
-        """Sets timeoutSeconds: a number above 0."""
+        """Sets timeoutSeconds: a number above 0 and at most 1e9."""
         return self._set(timeoutSeconds=value)
 
     def setCheckpointInterval(self, value: int) -> Any:

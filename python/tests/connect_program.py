@@ -21,6 +21,7 @@ def main(path: str) -> None:
 
     classifier = NeuralClassifier(featuresCols=["number", "word"], network=Tabular(16), learningRate=0.02)
     assert classifier.getMaxRetries() == 2 and classifier.getNumWorkers() == 0
+    assert (classifier.getEpochs(), classifier.getOptimizer()) == (10, "adam")
     fitted = Pipeline(stages=[classifier.setEpochs(20).setBatchSize(64)]).fit(rows)
     fitted.write().overwrite().save(path)
     loaded = PipelineModel.load(path)

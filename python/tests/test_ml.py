@@ -86,7 +86,7 @@ def test_python_has_the_defaults_of_the_scala_side(spark, monkeypatch, estimator
     monkeypatch.setattr(estimator, "_take_defaults", lambda self: None)
     ours = {p.name: v for p, v in estimator()._defaultParamMap.items()}
     assert json.loads(ours.pop("network")) == json.loads(theirs.pop("network"))
-    assert ours == {name: theirs[name] for name in ours}
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("estimator", [NeuralClassifier, NeuralRegressor])

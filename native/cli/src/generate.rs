@@ -97,11 +97,14 @@ fn scala_param(out: &mut String, param: &Param) {
     let (name, (class, value)) = (name(param), scala_types(param.domain));
     let allowed = match param.domain {
         Domain::Int { least, .. } => Some(format!("ParamValidators.gtEq({least})")),
-        Domain::Real { range: Range::Positive, .. } => Some("ParamValidators.gt(0)".into()),
-        Domain::Real { range: Range::NotNegative, .. } => Some("ParamValidators.gtEq(0)".into()),
-        Domain::Real { range: Range::Fraction, .. } => {
-            Some("ParamValidators.inRange(0, 1, true, false)".into())
-        }
+        Domain::Real { range, most, .. } => Some(match (range, most) {
+            (Range::Positive, None) => "ParamValidators.gt(0)".into(),
+            (Range::Positive, Some(most)) => format!("ParamValidators.inRange(0, {most:e}, false, true)"),
+            (Range::NotNegative, None) => "ParamValidators.gtEq(0)".into(),
+            (Range::NotNegative, Some(most)) => format!("ParamValidators.inRange(0, {most:e}, true, true)"),
+            // A fraction has its end.
+            (Range::Fraction, _) => "ParamValidators.inRange(0, 1, true, false)".into(),
+        }),
         Domain::Choice { choices, .. } => {
             Some(format!("ParamValidators.inArray(Array({}))", quoted(choices.iter().copied())))
         }
@@ -166,6 +169,7 @@ fn python() -> String {
             param.help
         );
     }
+    python_defaults(&mut out);
     for param in TABLE {
         let (class, _) = python_types(param.domain);
         let name = name(param);
@@ -191,6 +195,23 @@ fn python() -> String {
         );
     }
     out
+}
+
+/// As `pyspark.ml` declares them: through every class that is behind this one, with what is theirs.
+fn python_defaults(out: &mut String) {
+    out.push_str(
+        "\n    def __init__(self, *args: Any) -> None:\n        super().__init__(*args)\n        self._setDefault(\n",
+    );
+    for param in TABLE {
+        let value = match param.domain {
+            Domain::Int { default, .. } | Domain::Seed { default } => default.to_string(),
+            Domain::Real { default, .. } => format!("{default:?}"),
+            Domain::Choice { default, .. } => format!("\"{default}\""),
+            Domain::Flag { default } => if default { "True" } else { "False" }.into(),
+        };
+        _ = writeln!(out, "            {}={value},", name(param));
+    }
+    out.push_str("        )\n");
 }
 
 fn python_types(domain: Domain) -> (&'static str, &'static str) {
@@ -227,14 +248,53 @@ fn reference() -> String {
 mod tests {
     use super::*;
 
+    /// The lines that declare it, whatever help texts say.
     #[test]
-    fn every_face_has_every_parameter() {
-        for (path, face) in FACES {
+    fn every_face_declares_every_parameter() {
+        let declarations: [fn(&Param) -> Vec<String>; 3] = [
+            |param| {
+                let (name, (class, value)) = (name(param), scala_types(param.domain));
+                let set = capitalised(&name);
+                vec![
+                    format!("  final val {name}: {class} = new {class}("),
+                    format!("  final def get{set}: {value} = $({name})"),
+                    format!("  def set{set}(value: {value}): this.type = set({name}, value)"),
+                    format!("    json.put(\"{}\", $({name}))", param.name),
+                ]
+            },
+            |param| {
+                let (name, (class, _)) = (name(param), python_types(param.domain));
+                let set = capitalised(&name);
+                vec![
+                    format!("    {name}: Param[{class}] = Param("),
+                    format!("    def get{set}(self) -> {class}:"),
+                    format!("    def set{set}(self, value: {class}) -> Any:"),
+                ]
+            },
+            |_| Vec::new(),
+        ];
+        let starts: [fn(&Param) -> String; 3] = [
+            |param| format!("    {} -> ", name(param)),
+            |param| format!("            {}=", name(param)),
+            |param| format!("| `{}` | `{}` | ", name(param), param.name),
+        ];
+        for (((path, face), lines), start) in FACES.iter().zip(declarations).zip(starts) {
             let text = face();
             for param in TABLE {
-                assert!(text.contains(&name(param)), "{path} lacks {}", param.name);
+                for line in lines(param) {
+                    assert_eq!(text.lines().filter(|l| *l == line).count(), 1, "{path}: {line}");
+                }
+                let start = start(param);
+                assert_eq!(text.lines().filter(|l| l.starts_with(&start)).count(), 1, "{path}: {start}");
             }
         }
+    }
+
+    /// A bound that the table has reaches Spark, before a job starts.
+    #[test]
+    fn the_largest_value_is_declared() {
+        assert!(scala().contains("    ParamValidators.inRange(0, 1e9, false, true))\n"));
+        assert!(reference().contains("a number above 0 and at most 1e9"));
     }
 
     #[test]

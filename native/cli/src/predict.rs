@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use firesteel_error::{Error, Kind, Result};
+use firesteel_train::metrics::largest;
 use firesteel_train::{Model, Predictions, Predictor, Task};
 
 use crate::rows;
@@ -67,11 +68,6 @@ fn lines(predictions: &Predictions, task: Task) -> Vec<String> {
         }
     };
     values.chunks_exact(predictions.outputs).enumerate().map(row).collect()
-}
-
-/// The place of the largest; the first of equals.
-fn largest(values: &[f32]) -> usize {
-    (1..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
 }
 
 #[cfg(test)]

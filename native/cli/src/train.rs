@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use clap::Args;
 use firesteel_comm::{Cancel, Fabric, Mesh, local_world};
 use firesteel_error::{Error, Kind, Result};
+use firesteel_train::disk::write_whole;
 use firesteel_train::{EpochRecord, Event, Model, Session, Shard, ShardBuilder, TrainConfig, Trainer};
 
 use crate::rows;
@@ -52,9 +52,8 @@ pub fn run(options: &Options) -> Result<()> {
     let read_checkpoint = |path| std::fs::read(path).map(Bytes::from).map_err(|e| unreadable(path, e));
     let resume = checkpoint.filter(|path| path.exists()).map(read_checkpoint).transpose()?;
     let shards = read(&options.data, &config, options.workers.into())?;
-    let deadline = Duration::try_from_secs_f64(config.params.timeout_seconds)
-        .map_err(|e| Error::argument(format!("timeout_seconds is {}: {e}", config.params.timeout_seconds)))?;
-    let fabric = firesteel_comm::Options { deadline, ..firesteel_comm::Options::default() };
+    let fabric =
+        firesteel_comm::Options { deadline: config.deadline(), ..firesteel_comm::Options::default() };
     let meshes = local_world(options.workers.into(), &fabric)?;
     let job = Job { config, threads: options.threads.into(), checkpoint, resume };
     job.train(meshes, shards)?.save(&options.out)
@@ -132,20 +131,13 @@ impl Job<'_> {
             (Event::Epoch(epoch), _) if first => println!("{}", line(&epoch)),
             (Event::Checkpoint { bytes, .. }, Some(path)) => {
                 // Rows of training that cannot be kept are not worth the wait.
-                kept = keep(path, &bytes).inspect_err(|_| cancel.cancel());
+                kept = write_whole(path, &bytes).inspect_err(|_| cancel.cancel());
             }
             _ => {}
         };
         let model = trainer.fit(Ok(shard), session, &mut hear);
         kept.and(model)
     }
-}
-
-/// Writes a checkpoint beside and renames it, so that there is always a whole one.
-fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
-    let beside = path.with_extension("beside");
-    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|e| Error::new(Kind::Io, format!("cannot write {}", path.display())).with_source(e))
 }
 
 /// The progress line of an epoch, as the Spark driver prints it.

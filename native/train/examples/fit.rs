@@ -121,7 +121,7 @@ fn step(config: &TrainConfig, model: &Model, threads: usize) -> Vec<f64> {
     let graph = Arc::new(model.graph().clone());
     let plan = PlanConfig { rows: BATCH, threads, mode: config.mode(), loss: config.loss(), seed: 1 };
     let mut replica = Replica::new(graph.clone(), plan).unwrap();
-    let mut moments = Moments::new(config.optimizer(), graph.len());
+    let mut moments = Moments::new(config.optimizer(), graph.len()).unwrap();
     let inputs: Vec<Input> = graph.spec().inputs.iter().map(|i| Input::new(&i.kind)).collect();
     let classes: Vec<u32> = (0..ROWS as u32).map(|r| r * 7 % 10).collect();
     let positions: Vec<u64> = (0..BATCH as u64).collect();

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::TrainConfig;
 use crate::data::Agreed;
 use crate::event::EpochRecord;
-use crate::tensors::{Reader, Writer, about};
+use crate::identity::Identity;
+use crate::tensors::{self, Reader, Writer};
 
-/// The version written into every checkpoint; a reader refuses newer ones.
-const FORMAT: u32 = 1;
+/// The version written into every checkpoint; a reader refuses others, as a checkpoint lives no longer than its job.
+const FORMAT: u32 = 2;
 
 const WEIGHTS: &str = "weights/";
 const BEST: &str = "best/";
@@ -38,10 +39,16 @@ pub(crate) struct Best {
 #[derive(Serialize, Deserialize)]
 struct About {
     format: u32,
+    /// Of the training that made it.
+    identity: Identity,
     agreed: Agreed,
-    features: Vec<String>,
-    optimizer: String,
     progress: Progress,
+}
+
+/// What of [`About`] every version has.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
 }
 
 /// A checkpoint whose vectors have not been looked at.
@@ -58,17 +65,6 @@ pub(crate) struct Vectors {
     pub(crate) slots: Vec<Vec<f32>>,
     /// Weights and buffers of the best epoch.
     pub(crate) best: Option<(Vec<f32>, Vec<f32>)>,
-}
-
-/// The optimizer's name and the number of its vectors, which decide whether its state fits.
-fn optimizer(config: &TrainConfig) -> String {
-    let name = config.params.optimizer;
-    let word =
-        serde_json::to_value(name).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
-    match config.optimizer().slots() {
-        0 => format!("{word} without momentum"),
-        _ => word,
-    }
 }
 
 fn slot(number: usize) -> String {
@@ -95,9 +91,8 @@ pub(crate) fn write(
     }
     let about = About {
         format: FORMAT,
+        identity: Identity::of(config)?,
         agreed: agreed.clone(),
-        features: config.feature_names().iter().map(|n| n.to_string()).collect(),
-        optimizer: optimizer(config),
         progress: progress.clone(),
     };
     let about = serde_json::to_string(&about)
@@ -108,30 +103,16 @@ pub(crate) fn write(
 impl Checkpoint {
     /// Reads what it says of itself, and refuses it when it is of another training.
     pub(crate) fn read(file: Bytes, config: &TrainConfig) -> Result<Checkpoint> {
-        let about = about(&file).map_err(|e| e.context("reading the checkpoint"))?;
-        let about: About = serde_json::from_str(&about)
-            .map_err(|e| Error::corrupt(format!("the checkpoint is damaged or of another version: {e}")))?;
-        if about.format == 0 || about.format > FORMAT {
+        let about = tensors::about(&file).map_err(|e| e.context("reading the checkpoint"))?;
+        let damaged = |e| Error::corrupt(format!("the checkpoint is damaged: {e}"));
+        let Version { format } = serde_json::from_str(&about).map_err(damaged)?;
+        if format != FORMAT {
             return Err(Error::corrupt(format!(
-                "the checkpoint has format {}, this Firesteel reads 1 to {FORMAT}",
-                about.format
+                "the checkpoint has format {format}, this Firesteel reads {FORMAT}"
             )));
         }
-        let names = config.feature_names();
-        if about.features != names {
-            return Err(Error::corrupt(format!(
-                "the checkpoint learns from columns {}, this training from {}",
-                about.features.join(", "),
-                names.join(", ")
-            )));
-        }
-        let optimizer = optimizer(config);
-        if about.optimizer != optimizer {
-            return Err(Error::corrupt(format!(
-                "the checkpoint has the state of {}, this training's optimizer is {optimizer}",
-                about.optimizer
-            )));
-        }
+        let about: About = serde_json::from_str(&about).map_err(damaged)?;
+        about.identity.check(&Identity::of(config)?)?;
         about.agreed.preprocessing.check()?;
         Ok(Checkpoint { about, file })
     }
@@ -173,14 +154,18 @@ impl Checkpoint {
     }
 }
 
-/// This worker's part of the optimizer's state: for each range of the flat vector its bounds, then its values.
+/// This worker's part of the optimizer's state: for each range of the flat vector its start and length, then its
+/// values. Nothing where the optimizer has no state.
 pub(crate) fn owned_state(sharded: &Sharded, moments: &Moments) -> Bytes {
     let mut out = BytesMut::new();
+    if moments.slots().is_empty() {
+        return out.freeze();
+    }
     for (at, range) in sharded.owned() {
         out.put_u64_le(range.start as u64);
         out.put_u64_le(range.len() as u64);
         for slot in moments.slots() {
-            out.extend_from_slice(bytemuck::cast_slice(&slot[at..at + range.len()]));
+            out.extend_from_slice(&tensors::to_bytes(&slot[at..at + range.len()]));
         }
     }
     out.freeze()
@@ -190,18 +175,19 @@ pub(crate) fn owned_state(sharded: &Sharded, moments: &Moments) -> Bytes {
 pub(crate) fn join_state(parts: Vec<Bytes>, slots: usize, len: usize) -> Result<Vec<Vec<f32>>> {
     let mut flat = vec![vec![0.0; len]; slots];
     for (rank, mut part) in parts.into_iter().enumerate() {
-        let short = || Error::corrupt(format!("rank {rank} sent optimizer state that does not fit"));
+        let misfit = || Error::corrupt(format!("rank {rank} sent optimizer state that does not fit"));
         while part.has_remaining() {
-            if part.len() < 16 {
-                return Err(short());
+            if part.len() < 16 || slots == 0 {
+                return Err(misfit());
             }
             let (start, count) = (part.get_u64_le() as usize, part.get_u64_le() as usize);
+            let end = start.checked_add(count).filter(|end| *end <= len).ok_or_else(misfit)?;
+            // `end` fits a vector of f32, so its bytes are counted without overflow.
+            if part.len() / slots < 4 * count {
+                return Err(misfit());
+            }
             for slot in &mut flat {
-                let end = start.checked_add(count).filter(|end| *end <= len && part.len() >= 4 * count);
-                let place = &mut slot[start..end.ok_or_else(short)?];
-                for (to, bytes) in place.iter_mut().zip(part.split_to(4 * count).as_chunks::<4>().0) {
-                    *to = f32::from_le_bytes(*bytes);
-                }
+                tensors::from_bytes(&part.split_to(4 * count), &mut slot[start..end]);
             }
         }
     }
@@ -214,5 +200,48 @@ pub(crate) fn take_state(sharded: &Sharded, moments: &mut Moments, flat: &[Vec<f
         for (slot, flat) in moments.slots_mut().iter_mut().zip(flat) {
             slot[at..at + range.len()].copy_from_slice(&flat[range.clone()]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(start: u64, count: u64, values: &[f32]) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u64_le(start);
+        out.put_u64_le(count);
+        out.extend_from_slice(&tensors::to_bytes(values));
+        out.freeze()
+    }
+
+    #[test]
+    fn parts_are_put_in_their_places() {
+        let parts = vec![part(2, 1, &[3.0, 30.0]), Bytes::new(), part(0, 2, &[1.0, 2.0, 10.0, 20.0])];
+        let flat = join_state(parts, 2, 3).unwrap();
+        assert_eq!(flat, [[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]);
+        assert_eq!(join_state(vec![Bytes::new(); 3], 0, 3).unwrap(), Vec::<Vec<f32>>::new());
+    }
+
+    #[test]
+    fn malformed_state_is_refused_with_its_rank() {
+        let good = part(0, 2, &[1.0, 2.0, 10.0, 20.0]);
+        let bad = [
+            ("a cut header", good.slice(..15)),
+            ("a cut value", good.slice(..good.len() - 1)),
+            ("a missing slot", part(0, 2, &[1.0, 2.0])),
+            ("beyond the end", part(2, 2, &[1.0; 4])),
+            ("a start that overflows", part(u64::MAX, 2, &[1.0; 4])),
+            ("a length that overflows", part(1, u64::MAX, &[1.0; 4])),
+            ("a length whose bytes overflow", part(0, 1 << 62, &[1.0; 4])),
+            ("something behind it", [good.as_ref(), b"x"].concat().into()),
+        ];
+        for (what, bad) in bad {
+            let e = join_state(vec![good.clone(), bad], 2, 3).unwrap_err();
+            assert_eq!(e.to_string(), "rank 1 sent optimizer state that does not fit", "{what}");
+            assert_eq!(e.kind(), firesteel_error::Kind::Corrupt);
+        }
+        // An optimizer without state gets none.
+        assert!(join_state(vec![good], 0, 3).is_err());
     }
 }

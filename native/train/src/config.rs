@@ -1,5 +1,7 @@
 //! What a training is asked to do: the same on every worker.
 
+use std::time::Duration;
+
 use firesteel_engine::{Loss, Mode, Optimizer};
 use firesteel_error::{Error, Result};
 use firesteel_model::Network;
@@ -7,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::params::{LossName, ModeName, OptimizerName, Params};
+
+/// The longest that a wait may take: about 32 years, which every clock can add to the time it is.
+const LONGEST: Duration = Duration::from_secs(1_000_000_000);
 
 /// What is learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,8 +130,20 @@ impl TrainConfig {
         if let Some(classes) = self.classes.filter(|n| *n < 2) {
             return Err(Error::argument(format!("classes is {classes}, expected at least 2")));
         }
+        self.params.check()?;
         self.check_loss()?;
+        if self.params.patience > 0 && !self.holds_out() {
+            return Err(Error::argument(format!(
+                "patience is {}, but no row is held out: set validationFraction or a validation column",
+                self.params.patience
+            )));
+        }
         self.optimizer().check()
+    }
+
+    /// Whether rows are held out, by their number or by a column.
+    fn holds_out(&self) -> bool {
+        self.params.validation_fraction > 0.0 || self.data.validation.is_some()
     }
 
     fn check_loss(&self) -> Result<()> {
@@ -141,10 +158,23 @@ impl TrainConfig {
                 "regression expects auto, mean_squared_error or huber",
             ),
         };
-        if fits {
-            return Ok(());
+        if !fits {
+            return Err(Error::argument(format!("loss is {}, {wanted}", self.loss().name())));
         }
-        Err(Error::argument(format!("loss is {}, {wanted}", self.loss().name())))
+        match self.classes {
+            Some(classes) if self.params.loss == LossName::BinaryCrossEntropy && classes != 2 => {
+                Err(Error::argument(format!(
+                    "loss is binary_cross_entropy, which tells two classes apart; classes is {classes}"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The longest that a worker waits for another.
+    pub fn deadline(&self) -> Duration {
+        // The table bounds the seconds; someone who filled `Params` by hand gets the bound.
+        Duration::try_from_secs_f64(self.params.timeout_seconds).unwrap_or(LONGEST).min(LONGEST)
     }
 
     /// The engine's loss.
@@ -209,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn every_deadline_can_be_added_to_the_time_it_is() {
+        let a = r#"[{"column": "a"}]"#;
+        let mut config = read("regression", r#"{"timeoutSeconds": 0.5}"#, a).unwrap();
+        assert_eq!(config.deadline(), Duration::from_millis(500));
+        for seconds in [1e9, 1e19, f64::INFINITY, f64::NAN] {
+            config.params.timeout_seconds = seconds;
+            assert!(std::time::Instant::now().checked_add(config.deadline()).is_some());
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_named() {
         let text = |task, params, features| read(task, params, features).unwrap_err().to_string();
         let a = r#"[{"column": "a"}]"#;
@@ -222,5 +263,10 @@ mod tests {
         let shape = r#"[{"column": "a", "shape": [0]}]"#;
         assert!(text("regression", "{}", shape).contains("'a' has shape [0]"));
         assert!(text("cluster", "{}", a).contains("unknown variant `cluster`"));
+        assert_eq!(
+            text("regression", r#"{"patience": 2}"#, a),
+            "patience is 2, but no row is held out: set validationFraction or a validation column"
+        );
+        assert!(read("regression", r#"{"patience": 2, "validationFraction": 0.1}"#, a).is_ok());
     }
 }

@@ -18,20 +18,6 @@ pub(crate) struct Group {
 /// The bucket of rounds that are not steps, far from any bucket of gradients.
 const TALK: u32 = u32::MAX;
 
-/// Kinds on the wire, by their place here.
-const KINDS: [Kind; 10] = [
-    Kind::Internal,
-    Kind::InvalidArgument,
-    Kind::InvalidData,
-    Kind::Corrupt,
-    Kind::PeerLost,
-    Kind::Timeout,
-    Kind::Unauthenticated,
-    Kind::Cancelled,
-    Kind::Diverged,
-    Kind::Io,
-];
-
 const OK: u8 = u8::MAX;
 
 impl Group {
@@ -69,8 +55,10 @@ impl Group {
         });
         let key = self.key();
         let parts = collective::all_gather(self.fabric.as_ref(), key, status(mine))?;
+        // What is wrong on all of them alike is nobody's in particular.
+        let alike = parts.iter().all(|part| *part == parts[0]);
         for (rank, part) in parts.iter().enumerate() {
-            self.check(rank, part)?;
+            check(rank, part, alike)?;
         }
         let read = |(rank, part): (usize, &Bytes)| {
             serde_json::from_slice(&part[1..])
@@ -79,19 +67,14 @@ impl Group {
         parts.iter().enumerate().map(read).collect()
     }
 
-    /// The error that a rank sent instead of a value.
-    fn check(&self, rank: usize, part: &Bytes) -> Result<()> {
-        match part.first() {
-            Some(&OK) => Ok(()),
-            None => Err(Error::corrupt(format!("rank {rank} sent an empty message"))),
-            Some(kind) => {
-                let text = String::from_utf8_lossy(&part[1..]).into_owned();
-                let name = format!("rank {rank}");
-                let named = self.world() == 1 || text.contains(&name);
-                let text = if named { text } else { format!("{name}: {text}") };
-                Err(Error::new(*KINDS.get(usize::from(*kind)).unwrap_or(&Kind::Internal), text))
-            }
-        }
+    /// Mine once everyone has theirs, or, on all workers alike, the error of the lowest rank that has one.
+    pub(crate) fn once_all_have<T>(&mut self, mine: Result<T>) -> Result<T> {
+        let (value, status) = match mine {
+            Ok(value) => (Some(value), Ok(())),
+            Err(e) => (None, Err(e)),
+        };
+        self.share(status)?;
+        value.ok_or_else(|| Error::internal("a worker that failed was not heard"))
     }
 
     /// Everyone's bytes on rank 0, by rank; none elsewhere.
@@ -113,6 +96,20 @@ impl Group {
     }
 }
 
+/// The error that a rank sent instead of a value.
+fn check(rank: usize, part: &Bytes, alike: bool) -> Result<()> {
+    match part.first() {
+        Some(&OK) => Ok(()),
+        None => Err(Error::corrupt(format!("rank {rank} sent an empty message"))),
+        Some(kind) => {
+            let text = String::from_utf8_lossy(&part[1..]).into_owned();
+            let name = format!("rank {rank}");
+            let text = if alike || text.contains(&name) { text } else { format!("{name}: {text}") };
+            Err(Error::new(*Kind::ALL.get(usize::from(*kind)).unwrap_or(&Kind::Internal), text))
+        }
+    }
+}
+
 fn status(mine: Result<Vec<u8>>) -> Bytes {
     let mut out = BytesMut::new();
     match mine {
@@ -121,7 +118,7 @@ fn status(mine: Result<Vec<u8>>) -> Bytes {
             out.extend_from_slice(&value);
         }
         Err(e) => {
-            let kind = KINDS.iter().position(|k| *k == e.kind()).unwrap_or(0);
+            let kind = Kind::ALL.iter().position(|k| *k == e.kind()).unwrap_or(0);
             out.put_u8(kind as u8);
             out.extend_from_slice(e.to_string().as_bytes());
         }
@@ -164,6 +161,29 @@ mod tests {
         for e in errors {
             assert_eq!(e.to_string(), "rank 1: column 'x' is bad 1");
             assert_eq!(e.kind(), Kind::InvalidData);
+        }
+    }
+
+    #[test]
+    fn what_one_worker_lacks_ends_all() {
+        let outcomes = together(3, |mut group| {
+            let rank = group.rank();
+            let mine = || if rank == 1 { Err(Error::argument("no room for a replica")) } else { Ok(rank) };
+            (group.once_all_have(Ok(rank)).unwrap(), group.once_all_have(mine()).unwrap_err())
+        });
+        for (rank, (mine, e)) in outcomes.into_iter().enumerate() {
+            assert_eq!(mine, rank);
+            assert_eq!(
+                (e.to_string().as_str(), e.kind()),
+                ("rank 1: no room for a replica", Kind::InvalidArgument)
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_that_all_have_names_no_rank() {
+        for e in together(3, |mut group| group.share::<u8>(Err(Error::corrupt("damaged"))).unwrap_err()) {
+            assert_eq!((e.to_string().as_str(), e.kind()), ("damaged", Kind::Corrupt));
         }
     }
 

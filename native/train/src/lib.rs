@@ -19,14 +19,18 @@
 //! | `schedule` | the learning rate of a step |
 //! | `validate` | metrics over held-out rows |
 //! | `checkpoint`, `tensors` | files of weights |
+//! | `identity` | what a checkpoint belongs to |
+//! | [`disk`] | files that are there whole or not at all |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod disk;
 pub mod event;
 mod group;
+mod identity;
 pub mod metrics;
 pub mod model;
 mod order;
@@ -40,6 +44,7 @@ mod validate;
 pub use config::{DataConfig, Feature, Task, TrainConfig};
 pub use data::{Encoding, Preprocessing, Scaling, Shard, ShardBuilder};
 pub use event::{EpochRecord, Event};
+pub use identity::checkpoint_key;
 pub use model::{Model, ModelInfo};
 pub use params::Params;
 pub use predict::{Predictions, Predictor};

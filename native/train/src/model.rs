@@ -1,15 +1,16 @@
 //! What a training gives, and its files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use firesteel_error::{Error, Kind, Result};
+use firesteel_error::{Error, Result};
 use firesteel_model::{Graph, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::Task;
 use crate::data::Preprocessing;
+use crate::disk::{Beside, failed};
 use crate::event::EpochRecord;
 use crate::tensors::{Reader, Writer};
 
@@ -207,11 +208,11 @@ impl Model {
         if directory.exists() {
             return Err(Error::argument(format!("{} already exists", directory.display())));
         }
-        let beside = self.write_beside(directory)?;
-        rename(&beside, directory)
+        Beside::folder(directory, &self.files()?)?.put(directory)
     }
 
-    /// Saves to a directory in place of what is there.
+    /// Saves to a directory in place of what is there, which is back after an error. Between two renames nothing is
+    /// there: who loads meanwhile may have to try again.
     ///
     /// # Errors
     /// `InvalidArgument` when what is there is no model; `Io`.
@@ -223,29 +224,7 @@ impl Model {
         if !directory.join(ABOUT).is_file() {
             return Err(Error::argument(format!("{} is there and is no model", directory.display())));
         }
-        let beside = self.write_beside(directory)?;
-        let old = beside.with_extension("old");
-        rename(directory, &old)?;
-        rename(&beside, directory)?;
-        std::fs::remove_dir_all(&old).map_err(|e| io("remove", &old, e))
-    }
-
-    fn write_beside(&self, directory: &Path) -> Result<PathBuf> {
-        let parent = directory.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(|e| io("create", parent, e))?;
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let unique = nanos.map_or(0, |d| d.as_nanos());
-        let beside = parent.join(format!(".firesteel-{}-{unique}", std::process::id()));
-        std::fs::create_dir(&beside).map_err(|e| io("create", &beside, e))?;
-        for (name, bytes) in self.files()? {
-            let path = beside.join(name);
-            let write = |mut file: std::fs::File| {
-                std::io::Write::write_all(&mut file, &bytes)?;
-                file.sync_all()
-            };
-            std::fs::File::create_new(&path).and_then(write).map_err(|e| io("write", &path, e))?;
-        }
-        Ok(beside)
+        Beside::folder(directory, &self.files()?)?.put_instead(directory)
     }
 
     /// Loads from a directory.
@@ -262,7 +241,7 @@ impl Model {
                 Ok(bytes) => files.push((name, bytes)),
                 // `from_files` says which is missing.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(io("read", &path, e)),
+                Err(e) => return Err(failed("read", &path, e)),
             }
         }
         Model::from_files(&files).map_err(|e| e.context(doing()))
@@ -276,12 +255,4 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 fn parse<T: serde::de::DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes)
         .map_err(|e| Error::corrupt(format!("the model's file {name} is damaged: {e}")))
-}
-
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    std::fs::rename(from, to).map_err(|e| io("rename", to, e))
-}
-
-fn io(doing: &str, path: &Path, e: std::io::Error) -> Error {
-    Error::new(Kind::Io, format!("cannot {doing} {}", path.display())).with_source(e)
 }

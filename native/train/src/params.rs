@@ -40,6 +40,8 @@ pub enum Domain {
         default: f64,
         /// Which are allowed.
         range: Range,
+        /// The largest, where there is one.
+        most: Option<f64>,
     },
     /// One of some words.
     Choice {
@@ -116,9 +118,9 @@ choices! {
     Schedule {
         /// It stays.
         Constant = "constant",
-        /// Half a cosine, down to 0 at the last step (Loshchilov & Hutter 2017).
+        /// Half a cosine that would reach 0 one step after the last (Loshchilov & Hutter 2017).
         Cosine = "cosine",
-        /// A straight line, down to 0 at the last step.
+        /// A straight line that would reach 0 one step after the last.
         Linear = "linear",
     }
     /// What is minimised.
@@ -145,7 +147,8 @@ choices! {
         /// Values are taken as they are.
         None = "none",
     }
-    /// What becomes of a row with a NULL, NaN or infinite feature.
+    /// What becomes of a row with a NULL, NaN or infinite number or vector. A NULL string is never invalid: it is a
+    /// category of its own.
     HandleInvalid {
         /// The job fails and names the row.
         Error = "error",
@@ -174,7 +177,10 @@ macro_rules! domain {
         Domain::Seed { default: $default }
     };
     (real $default:literal $range:ident) => {
-        Domain::Real { default: $default, range: Range::$range }
+        Domain::Real { default: $default, range: Range::$range, most: None }
+    };
+    (real $default:literal $range:ident to $most:literal) => {
+        Domain::Real { default: $default, range: Range::$range, most: Some($most) }
     };
     (choice $type:ident $default:literal) => {
         Domain::Choice { default: $default, choices: $type::NAMES }
@@ -239,23 +245,23 @@ macro_rules! params {
 params! {
     epochs: [int 10 from 1], "passes over the training rows";
     batch_size: [int 256 from 1], "rows of one step, over all workers";
-    learning_rate: [real 1e-3 Positive], "size of a step";
+    learning_rate: [real 1e-3 Positive to 1e30], "size of a step";
     optimizer: [choice OptimizerName "adam"], "how weights follow gradients";
     momentum: [real 0.0 Fraction], "how much of its last step sgd repeats";
     nesterov: [flag false], "whether sgd looks ahead along its momentum";
-    weight_decay: [real 0.0 NotNegative], "how strongly weights are pulled to zero";
+    weight_decay: [real 0.0 NotNegative to 1e30], "how strongly weights are pulled to zero";
     beta1: [real 0.9 Fraction], "decay of the mean gradient of adam and adamw";
     beta2: [real 0.999 Fraction], "decay of the mean squared gradient of adam and adamw";
-    epsilon: [real 1e-8 Positive], "keeps adam and adamw from dividing by zero";
+    epsilon: [real 1e-8 Positive to 1e30], "keeps adam and adamw from dividing by zero";
     schedule: [choice Schedule "constant"], "how the learning rate changes after its warm-up";
     warmup_steps: [int 0 from 0], "steps in which the learning rate rises from 0";
     loss: [choice LossName "auto"], "what is minimised; auto chooses by the task";
-    huber_delta: [real 1.0 Positive], "where the huber loss turns linear, in standard deviations of the label";
+    huber_delta: [real 1.0 Positive to 1e30], "where the huber loss turns linear, in standard deviations of the label";
     seed: [seed 42], "draws initial weights, order of rows, held-out rows and dropout";
     standardization: [choice Standardization "auto"],
         "which values share a mean and a deviation; auto takes an image as a whole, else each feature";
     handle_invalid: [choice HandleInvalid "error"],
-        "what becomes of a row with a NULL, NaN or infinite feature: error, skip the row, keep it with the mean";
+        "what becomes of a row with a NULL, NaN or infinite number: error, skip the row, keep it with the mean";
     min_category_count: [int 1 from 1], "rows a string must occur in to get a category of its own";
     max_categories: [int 100_000 from 1], "most categories of a string column; rarer ones share one";
     validation_fraction: [real 0.0 Fraction], "part of the rows held out for validation, chosen by the seed";
@@ -264,7 +270,7 @@ params! {
     mode: [choice ModeName "auto"], "how a plan uses its threads";
     threads: [int 0 from 0], "threads of a worker; 0 takes the cores its task has";
     bucket_bytes: [int 1_048_576 from 64], "bytes of gradient that travel together";
-    timeout_seconds: [real 300.0 Positive], "a worker that says nothing for so long is lost";
+    timeout_seconds: [real 300.0 Positive to 1e9], "a worker that says nothing for so long is lost";
     checkpoint_interval: [int 1 from 0], "epochs between checkpoints, where they are kept; 0 makes none";
 }
 
@@ -289,6 +295,17 @@ impl Params {
         let params = Params::from(whole);
         params.check_together()?;
         Ok(params)
+    }
+
+    /// Whether every value is in its domain and they fit each other, also when no one read them from JSON.
+    ///
+    /// # Errors
+    /// As [`Params::from_map`].
+    pub fn check(&self) -> Result<()> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => Params::from_map(&map).map(drop),
+            _ => Err(Error::internal("the hyper-parameters are no JSON object")),
+        }
     }
 
     /// What no single option can tell.
@@ -333,7 +350,10 @@ impl Domain {
         match self {
             Domain::Int { least, .. } => format!("a whole number from {least} on"),
             Domain::Seed { .. } => "a whole number".into(),
-            Domain::Real { range, .. } => format!("a number {}", range.text()),
+            Domain::Real { range, most: None, .. } => format!("a number {}", range.text()),
+            Domain::Real { range, most: Some(most), .. } => {
+                format!("a number {} and at most {most:e}", range.text())
+            }
             Domain::Choice { choices, .. } => format!("one of {}", choices.join(", ")),
             Domain::Flag { .. } => "true or false".into(),
         }
@@ -343,7 +363,9 @@ impl Domain {
         let fits = match self {
             Domain::Int { least, .. } => whole(value).is_some_and(|v| v >= *least),
             Domain::Seed { .. } => whole(value).is_some(),
-            Domain::Real { range, .. } => value.as_f64().is_some_and(|v| v.is_finite() && range.contains(v)),
+            Domain::Real { range, most, .. } => value
+                .as_f64()
+                .is_some_and(|v| v.is_finite() && range.contains(v) && most.is_none_or(|most| v <= most)),
             Domain::Choice { choices, .. } => value.as_str().is_some_and(|v| choices.contains(&v)),
             Domain::Flag { .. } => value.is_boolean(),
         };
@@ -452,10 +474,17 @@ mod tests {
     #[test]
     fn a_wrong_value_names_the_option_the_value_and_the_range() {
         let text = |json| read(json).unwrap_err().to_string();
-        assert_eq!(text(r#"{"learningRate": -1}"#), "learningRate is -1, expected a number above 0");
+        assert_eq!(
+            text(r#"{"weightDecay": -1}"#),
+            "weightDecay is -1, expected a number at least 0 and at most 1e30"
+        );
         assert_eq!(text(r#"{"epochs": 0}"#), "epochs is 0, expected a whole number from 1 on");
         assert_eq!(text(r#"{"epochs": 1.5}"#), "epochs is 1.5, expected a whole number from 1 on");
         assert_eq!(text(r#"{"beta1": 1}"#), "beta1 is 1, expected a number at least 0 and below 1");
+        let most = "expected a number above 0 and at most 1e9";
+        assert_eq!(text(r#"{"timeoutSeconds": 1e19}"#), format!("timeoutSeconds is 1e+19, {most}"));
+        // f32, in which weights are updated, has no such number.
+        assert!(text(r#"{"learningRate": 1e300}"#).contains("at most 1e30"));
         assert_eq!(
             text(r#"{"optimizer": "lion"}"#),
             "optimizer is \"lion\", expected one of adam, adamw, sgd"
@@ -464,6 +493,13 @@ mod tests {
             text(r#"{"nesterov": true}"#),
             "nesterov is true, which needs optimizer sgd with a momentum above 0"
         );
+    }
+
+    #[test]
+    fn values_that_came_another_way_are_checked_too() {
+        let wrong = Params { learning_rate: f64::INFINITY, ..Params::default() };
+        assert!(wrong.check().unwrap_err().to_string().starts_with("learning_rate is null, expected"));
+        Params::default().check().unwrap();
     }
 
     #[test]

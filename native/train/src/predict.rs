@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
-use firesteel_engine::{Loss, Mode, PlanConfig, Replica};
+use firesteel_engine::{Inference, InferenceConfig, Mode};
 use firesteel_error::Result;
 
 use crate::config::{Feature, Task};
-use crate::data::{Encoding, Reader, Tensor, Where};
+use crate::data::{Encoding, Invalid, Reader, Tensor, Where};
 use crate::model::Model;
 use crate::params::HandleInvalid;
 
@@ -20,8 +20,8 @@ pub struct Predictor {
     model: Arc<Model>,
     features: Vec<Feature>,
     threads: usize,
-    /// Replicas that no call uses now: at most as many as calls ran at once.
-    idle: Mutex<Vec<Replica>>,
+    /// Plans that no call uses now: at most as many as calls ran at once. All read the weights of `model`.
+    idle: Mutex<Vec<Inference>>,
 }
 
 /// What a model says of the rows of a batch.
@@ -85,35 +85,36 @@ impl Predictor {
         let mut reader = Reader::new(&self.features, invalid);
         let keep = reader.push(batch, Where::Batch)?;
         let rows = keep.as_ref().map_or(batch.num_rows(), |k| k.iter().filter(|k| **k).count());
-        let tensors = preprocessing.encode(std::mem::take(&mut reader.columns), rows)?;
+        let mut late = Invalid::new(invalid, Where::Batch, rows);
+        let tensors = preprocessing.encode(std::mem::take(&mut reader.columns), rows, &mut late)?;
         let outputs = self.model.graph.output_len();
         let mut values = vec![0.0; rows * outputs];
-        let mut replica = self.borrow()?;
+        let mut plan = self.borrow()?;
         let inputs: Vec<_> = tensors.iter().map(Tensor::view).collect();
-        replica.forward(rows, &inputs, &mut values)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(replica);
-        let predictions = self.in_units(values);
+        plan.forward(&self.model.weights, &self.model.buffers, rows, &inputs, &mut values)?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(plan);
+        let mut predictions = self.in_units(values);
+        let keep = match late.keep {
+            None => keep,
+            Some(late) => {
+                let rows = predictions.values.chunks_exact(predictions.outputs).zip(&late);
+                predictions.values =
+                    rows.filter(|(_, keep)| **keep).flat_map(|(row, _)| row).copied().collect();
+                Some(both(keep, late))
+            }
+        };
         Ok(match keep {
             Some(keep) => spread(predictions, &keep),
             None => predictions,
         })
     }
 
-    fn borrow(&self) -> Result<Replica> {
-        if let Some(replica) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(replica);
+    fn borrow(&self) -> Result<Inference> {
+        if let Some(plan) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(plan);
         }
-        let config = PlanConfig {
-            rows: ROWS,
-            threads: self.threads,
-            mode: Mode::Auto,
-            loss: Loss::MeanSquaredError,
-            seed: 0,
-        };
-        let mut replica = Replica::new(self.model.graph.clone(), config)?;
-        replica.weights_mut().copy_from_slice(&self.model.weights);
-        replica.buffers_mut().copy_from_slice(&self.model.buffers);
-        Ok(replica)
+        let config = InferenceConfig { rows: ROWS, threads: self.threads, mode: Mode::Auto };
+        Inference::new(self.model.graph.clone(), config)
     }
 
     /// From the network's outputs to what a caller reads.
@@ -132,6 +133,13 @@ impl Predictor {
         }
         Predictions { outputs, values, skipped: None }
     }
+}
+
+/// The rows that are kept early and, of those, late.
+fn both(early: Option<Vec<bool>>, late: Vec<bool>) -> Vec<bool> {
+    let Some(mut keep) = early else { return late };
+    keep.iter_mut().filter(|keep| **keep).zip(late).for_each(|(keep, late)| *keep = late);
+    keep
 }
 
 /// Puts the predictions of kept rows back in their places.

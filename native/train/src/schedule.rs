@@ -33,4 +33,18 @@ mod tests {
         assert!((at(Schedule::Cosine, 8) - 0.5).abs() < 1e-6);
         assert_eq!(at(Schedule::Cosine, 12), 0.0);
     }
+
+    /// A training that ends while it warms up rises all the way; the only step after the warm-up has the whole rate.
+    #[test]
+    fn a_warm_up_of_all_steps_or_more() {
+        for (warmup, steps, last) in [(4, 4, 1.0), (100, 4, 0.04), (3, 4, 1.0)] {
+            for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+                let params =
+                    Params { schedule, warmup_steps: warmup, learning_rate: 1.0, ..Params::default() };
+                let rates: Vec<f32> = (0..steps).map(|step| learning_rate(&params, step, steps)).collect();
+                assert!(rates.iter().all(|r| *r > 0.0) && rates.is_sorted(), "{schedule:?}: {rates:?}");
+                assert_eq!(rates.last(), Some(&last), "{schedule:?}");
+            }
+        }
+    }
 }

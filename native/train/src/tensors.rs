@@ -1,5 +1,6 @@
 //! Named tensors in safetensors files, and the flat vectors of a graph as such tensors.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use firesteel_error::{Error, Result};
@@ -8,6 +9,21 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// The key of the only entry of a file's own metadata: more than one would be written in random order.
 const ABOUT: &str = "firesteel";
+
+/// Values as they stand in files and messages: little-endian, on every machine.
+pub(crate) fn to_bytes(values: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        return Cow::Borrowed(bytemuck::cast_slice(values));
+    }
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// Reads as many of the values that [`to_bytes`] wrote as there is room for.
+pub(crate) fn from_bytes(bytes: &[u8], values: &mut [f32]) {
+    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *value = f32::from_le_bytes(*bytes);
+    }
+}
 
 /// Tensors being collected for a file.
 #[derive(Default)]
@@ -36,11 +52,12 @@ impl<'a> Writer<'a> {
 
     /// The file, with a line about it.
     pub(crate) fn finish(self, about: String) -> Result<Vec<u8>> {
+        let bytes: Vec<Cow<[u8]>> = self.tensors.iter().map(|(_, _, values)| to_bytes(values)).collect();
         let views: std::result::Result<Vec<_>, _> = self
             .tensors
             .iter()
-            .map(|(name, shape, values)| {
-                let bytes = bytemuck::cast_slice(values);
+            .zip(&bytes)
+            .map(|((name, shape, _), bytes)| {
                 TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view))
             })
             .collect();
@@ -95,9 +112,7 @@ impl<'a> Reader<'a> {
                 tensor.dtype()
             )));
         }
-        for (to, bytes) in to.iter_mut().zip(tensor.data().as_chunks::<4>().0) {
-            *to = f32::from_le_bytes(*bytes);
-        }
+        from_bytes(tensor.data(), to);
         Ok(())
     }
 

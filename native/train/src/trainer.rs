@@ -73,7 +73,10 @@ impl Trainer {
         let prepared = prepare(&mut group, &self.config, shard, known)?;
         let threads =
             if self.config.params.threads > 0 { self.config.params.threads } else { session.threads };
-        let mut fit = Fit::new(&self.config, group, prepared, threads.max(1), resume.as_ref())?;
+        let machine = Machine::new(&self.config, &group, &prepared, threads.max(1), resume.as_ref());
+        // Memory and threads may lack on one worker alone: then all end, and all know why.
+        let machine = group.once_all_have(machine)?;
+        let mut fit = Fit::new(&self.config, group, prepared, machine);
         hear(fit.started());
         let outcome = fit.run(&session.cancel, hear);
         if let Err(e) = &outcome
@@ -118,6 +121,63 @@ fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
     )))
 }
 
+/// What trains: all that a worker has to allocate.
+struct Machine {
+    graph: Arc<Graph>,
+    replica: Replica,
+    sharded: Sharded,
+    moments: Moments,
+    progress: Progress,
+    /// Weights and buffers of the best epoch, where early stopping wants them.
+    best: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Machine {
+    fn new(
+        config: &TrainConfig,
+        group: &Group,
+        prepared: &Prepared,
+        threads: usize,
+        resume: Option<&Checkpoint>,
+    ) -> Result<Machine> {
+        let graph = graph(config, &prepared.agreed)?;
+        let plan = PlanConfig {
+            rows: prepared.training.len.min(config.params.batch_size.div_ceil(group.world())).max(1),
+            threads,
+            mode: config.mode(),
+            loss: config.loss(),
+            seed: config.params.seed as u64,
+        };
+        let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
+        let bucket = config.params.bucket_bytes / 4;
+        let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
+        let mut machine = Machine {
+            replica: Replica::new(graph.clone(), plan)?,
+            moments: Moments::new(config.optimizer(), sharded.owned_len())?,
+            progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
+            best: None,
+            graph,
+            sharded,
+        };
+        if let Some(checkpoint) = resume {
+            machine.go_on_from(checkpoint, config.params.patience > 0)?;
+        }
+        Ok(machine)
+    }
+
+    /// Without `patience` nobody asked for the best epoch that the checkpoint may have: the last is what counts.
+    fn go_on_from(&mut self, checkpoint: &Checkpoint, patience: bool) -> Result<()> {
+        let vectors = checkpoint.vectors(&self.graph, self.moments.slots().len())?;
+        self.replica.weights_mut().copy_from_slice(&vectors.weights);
+        self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
+        checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots);
+        self.progress = checkpoint.progress().clone();
+        self.progress.best = self.progress.best.filter(|_| patience);
+        self.best = vectors.best.filter(|_| patience);
+        Ok(())
+    }
+}
+
 /// A training that runs.
 struct Fit<'a> {
     config: &'a TrainConfig,
@@ -143,35 +203,14 @@ struct Fit<'a> {
 }
 
 impl<'a> Fit<'a> {
-    fn new(
-        config: &'a TrainConfig,
-        group: Group,
-        prepared: Prepared,
-        threads: usize,
-        resume: Option<&Checkpoint>,
-    ) -> Result<Fit<'a>> {
+    fn new(config: &'a TrainConfig, group: Group, prepared: Prepared, machine: Machine) -> Fit<'a> {
         let Prepared { agreed, training, validation, first, rows, validation_rows } = prepared;
-        let graph = graph(config, &agreed)?;
-        let plan = PlanConfig {
-            rows: training.len.min(config.params.batch_size.div_ceil(group.world())).max(1),
-            threads,
-            mode: config.mode(),
-            loss: config.loss(),
-            seed: config.params.seed as u64,
-        };
-        let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
-        let bucket = config.params.bucket_bytes / 4;
-        let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
-        let mut fit = Fit {
+        let Machine { graph, replica, sharded, moments, progress, best } = machine;
+        Fit {
             config,
-            replica: Replica::new(graph.clone(), plan)?,
-            moments: Moments::new(config.optimizer(), sharded.owned_len()),
+            group,
             gather: Gather::new(&training),
             validator: validator(config, &agreed),
-            progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
-            best: None,
-            resumed_at: 0,
-            group,
             agreed,
             training,
             validation,
@@ -179,23 +218,13 @@ impl<'a> Fit<'a> {
             rows,
             validation_rows,
             graph,
+            replica,
             sharded,
-        };
-        if let Some(checkpoint) = resume {
-            fit.go_on_from(checkpoint)?;
+            moments,
+            resumed_at: progress.epoch,
+            progress,
+            best,
         }
-        Ok(fit)
-    }
-
-    fn go_on_from(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let vectors = checkpoint.vectors(&self.graph, self.moments.slots().len())?;
-        self.replica.weights_mut().copy_from_slice(&vectors.weights);
-        self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
-        checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots);
-        self.best = vectors.best;
-        self.progress = checkpoint.progress().clone();
-        self.resumed_at = self.progress.epoch;
-        Ok(())
     }
 
     fn started(&self) -> Event {
@@ -269,7 +298,7 @@ impl<'a> Fit<'a> {
             let end = next + picks[next..].partition_point(|(position, _)| *position < first + batch);
             self.gather.fill(&self.training, &picks[next..end], first);
             next = end;
-            let totals = self.step(steps * self.config.params.epochs as u64)?;
+            let totals = self.step(steps.saturating_mul(self.config.params.epochs as u64))?;
             sum.loss += totals.loss;
             sum.weight += totals.weight;
             if !totals.loss.is_finite() {
@@ -319,7 +348,7 @@ impl<'a> Fit<'a> {
     fn keep_best(&mut self, epoch: usize, validation: Option<Validation>) {
         let (Some(validation), true) = (validation, self.config.params.patience > 0) else { return };
         let metric = validation.metric;
-        if self.progress.best.is_none_or(|best| self.validator.metric.better(metric, best.metric)) {
+        if self.validator.metric.better(metric, self.progress.best.map(|best| best.metric)) {
             self.progress.best = Some(Best { epoch, metric });
             self.best = Some((self.replica.weights().to_vec(), self.replica.buffers().to_vec()));
         }
@@ -327,7 +356,7 @@ impl<'a> Fit<'a> {
 
     fn is_out_of_patience(&self) -> bool {
         let patience = self.config.params.patience;
-        patience > 0 && self.progress.best.is_some_and(|best| self.progress.epoch >= best.epoch + patience)
+        patience > 0 && self.progress.best.is_some_and(|best| self.progress.epoch - best.epoch >= patience)
     }
 
     /// Puts a checkpoint together on rank 0, when one is due.

@@ -32,11 +32,16 @@ impl Metric {
         }
     }
 
-    /// Whether `a` is a better value than `b`.
-    pub(crate) fn better(self, a: f64, b: f64) -> bool {
-        match self {
-            Metric::Auc | Metric::Accuracy => a > b,
-            Metric::Rmse => a < b,
+    /// Whether `a` is a better value than `b`, if there is one yet. What is not finite is never better, and anything
+    /// finite is better than it.
+    pub(crate) fn better(self, a: f64, b: Option<f64>) -> bool {
+        if !a.is_finite() {
+            return false;
+        }
+        match (self, b.filter(|b| b.is_finite())) {
+            (_, None) => true,
+            (Metric::Auc | Metric::Accuracy, Some(b)) => a > b,
+            (Metric::Rmse, Some(b)) => a < b,
         }
     }
 }
@@ -167,5 +172,22 @@ impl Part {
             self.scores.push((part.get_f32_le(), part.get_u8() == 1, part.get_f32_le()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_worse_than_anything() {
+        for metric in [Metric::Auc, Metric::Accuracy, Metric::Rmse] {
+            for worse in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                assert!(!metric.better(worse, None) && !metric.better(worse, Some(0.5)), "{metric:?}");
+                assert!(metric.better(0.5, Some(worse)), "{metric:?}");
+            }
+            assert!(metric.better(0.5, None) && !metric.better(0.5, Some(0.5)), "{metric:?}");
+        }
+        assert!(Metric::Auc.better(0.6, Some(0.5)) && Metric::Rmse.better(0.4, Some(0.5)));
     }
 }

@@ -97,9 +97,24 @@ fn training_goes_on_from_its_checkpoint() {
     };
     let (all, weights) = run("5", &[]);
     let (first, _) = run("2", &["--checkpoint", "c.safetensors"]);
+    // Whoever holds the checkpoint of before keeps it: a new one takes its place and is not written over it.
+    let (place, second) = (folder.path().join("c.safetensors"), folder.path().join("second"));
+    fs::hard_link(&place, &second).unwrap();
+    let before = fs::read(&place).unwrap();
     let (rest, resumed) = run("5", &["--checkpoint", "c.safetensors"]);
     assert_eq!([first, rest].concat(), all);
     assert_eq!(resumed, weights);
+    assert!(fs::read(&place).unwrap() != before && fs::read(&second).unwrap() == before);
+    let (_, _) = run("2", &["--checkpoint", "c.beside"]);
+    fs::remove_file(&second).unwrap();
+    fs::hard_link(folder.path().join("c.beside"), &second).unwrap();
+    let before = fs::read(&second).unwrap();
+    let (_, _) = run("3", &["--checkpoint", "c.beside"]);
+    assert!(fs::read(&second).unwrap() == before, "a checkpoint was written in place");
+    let hidden = |entry: std::io::Result<fs::DirEntry>| {
+        entry.unwrap().file_name().to_string_lossy().starts_with(".firesteel")
+    };
+    assert!(!fs::read_dir(folder.path()).unwrap().any(hidden));
     fs::remove_dir_all(folder.path().join("model")).unwrap();
     let output = train(folder.path(), CONFIG, &["--checkpoint", "nowhere/c"]);
     assert!(stderr(&output).contains("cannot write nowhere/c"), "{}", stderr(&output));

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Decimal128Type, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type,
-    Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Decimal32Type, Decimal64Type, Decimal128Type, Float16Type, Float32Type, Float64Type,
+    Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
@@ -36,16 +36,11 @@ impl Kind {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(Kind::Text),
             DataType::Dictionary(_, values) => Kind::of(values).filter(|k| *k == Kind::Text),
             DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => {
-                is_number(f.data_type()).then_some(Kind::Vector)
+                conversion(f.data_type()).map(|_| Kind::Vector)
             }
-            other => is_number(other).then_some(Kind::Number),
+            other => conversion(other).map(|_| Kind::Number),
         }
     }
-}
-
-fn is_number(data_type: &DataType) -> bool {
-    data_type.is_numeric() && !matches!(data_type, DataType::Decimal256(..))
-        || *data_type == DataType::Boolean
 }
 
 /// The column of a name.
@@ -59,38 +54,54 @@ pub(crate) fn find<'a>(batch: &'a RecordBatch, role: &str, name: &str) -> Result
     })
 }
 
-/// All values of a column of numbers; NULL becomes NaN.
-pub(crate) fn numbers(array: &dyn Array) -> Option<Vec<f64>> {
-    fn of<T: ArrowPrimitiveType>(array: &dyn Array, to: impl Fn(T::Native) -> f64) -> Vec<f64> {
-        let array = array.as_primitive::<T>();
-        let mut values: Vec<f64> = array.values().iter().map(|v| to(*v)).collect();
-        blank(array, &mut values);
-        values
+/// All values of a column of numbers, borrowed where they are; NULL becomes NaN. None where there are no numbers.
+pub(crate) fn numbers(array: &dyn Array) -> Option<Cow<'_, [f64]>> {
+    if *array.data_type() == DataType::Float64 && array.null_count() == 0 {
+        return Some(Cow::Borrowed(array.as_primitive::<Float64Type>().values()));
     }
-    Some(match array.data_type() {
-        DataType::Float64 => of::<Float64Type>(array, |v| v),
-        DataType::Float32 => of::<Float32Type>(array, f64::from),
-        DataType::Float16 => of::<Float16Type>(array, f64::from),
-        DataType::Int8 => of::<Int8Type>(array, f64::from),
-        DataType::Int16 => of::<Int16Type>(array, f64::from),
-        DataType::Int32 => of::<Int32Type>(array, f64::from),
-        DataType::Int64 => of::<Int64Type>(array, |v| v as f64),
-        DataType::UInt8 => of::<UInt8Type>(array, f64::from),
-        DataType::UInt16 => of::<UInt16Type>(array, f64::from),
-        DataType::UInt32 => of::<UInt32Type>(array, f64::from),
-        DataType::UInt64 => of::<UInt64Type>(array, |v| v as f64),
+    let mut values = conversion(array.data_type())?(array);
+    blank(array, &mut values);
+    Some(Cow::Owned(values))
+}
+
+/// Reads the values of an array, those of NULLs whatever they are.
+type Conversion = Box<dyn Fn(&dyn Array) -> Vec<f64>>;
+
+/// How the values of a type become f64; none for types that hold no numbers.
+fn conversion(data_type: &DataType) -> Option<Conversion> {
+    fn of<T: ArrowPrimitiveType>(to: impl Fn(T::Native) -> f64 + 'static) -> Option<Conversion> {
+        Some(Box::new(move |array| array.as_primitive::<T>().values().iter().map(|v| to(*v)).collect()))
+    }
+    let unit = |scale: i8| 10f64.powi(i32::from(scale));
+    match data_type {
+        DataType::Float64 => of::<Float64Type>(|v| v),
+        DataType::Float32 => of::<Float32Type>(f64::from),
+        DataType::Float16 => of::<Float16Type>(f64::from),
+        DataType::Int8 => of::<Int8Type>(f64::from),
+        DataType::Int16 => of::<Int16Type>(f64::from),
+        DataType::Int32 => of::<Int32Type>(f64::from),
+        DataType::Int64 => of::<Int64Type>(|v| v as f64),
+        DataType::UInt8 => of::<UInt8Type>(f64::from),
+        DataType::UInt16 => of::<UInt16Type>(f64::from),
+        DataType::UInt32 => of::<UInt32Type>(f64::from),
+        DataType::UInt64 => of::<UInt64Type>(|v| v as f64),
+        DataType::Decimal32(_, scale) => {
+            let unit = unit(*scale);
+            of::<Decimal32Type>(move |v| f64::from(v) / unit)
+        }
+        DataType::Decimal64(_, scale) => {
+            let unit = unit(*scale);
+            of::<Decimal64Type>(move |v| v as f64 / unit)
+        }
         DataType::Decimal128(_, scale) => {
-            let unit = 10f64.powi(i32::from(*scale));
-            of::<Decimal128Type>(array, |v| v as f64 / unit)
+            let unit = unit(*scale);
+            of::<Decimal128Type>(move |v| v as f64 / unit)
         }
-        DataType::Boolean => {
-            let array = array.as_boolean();
-            let mut values = array.values().iter().map(|v| f64::from(u8::from(v))).collect::<Vec<f64>>();
-            blank(array, &mut values);
-            values
-        }
-        _ => return None,
-    })
+        DataType::Boolean => Some(Box::new(|array| {
+            array.as_boolean().values().iter().map(|v| f64::from(u8::from(v))).collect()
+        })),
+        _ => None,
+    }
 }
 
 /// Overwrites the values of NULLs, which may be anything.
@@ -105,19 +116,21 @@ fn blank(array: &dyn Array, values: &mut [f64]) {
 }
 
 /// Calls `visit` with each text, or none for NULL.
-pub(crate) fn texts(array: &dyn Array, visit: &mut dyn FnMut(Option<&str>)) {
+pub(crate) fn texts<'a>(array: &'a dyn Array, visit: &mut dyn FnMut(Option<&'a str>)) {
     match array.data_type() {
         DataType::Utf8 => array.as_string::<i32>().iter().for_each(visit),
         DataType::LargeUtf8 => array.as_string::<i64>().iter().for_each(visit),
         DataType::Utf8View => array.as_string_view().iter().for_each(visit),
         DataType::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
-            let mut values: Vec<Option<String>> = Vec::with_capacity(dictionary.values().len());
-            texts(dictionary.values(), &mut |v| values.push(v.map(str::to_owned)));
-            let keys = dictionary.normalized_keys();
-            for (row, key) in keys.iter().enumerate() {
-                let value = if array.is_null(row) { None } else { values.get(*key).cloned().flatten() };
-                visit(value.as_deref());
+            if dictionary.values().is_empty() {
+                // All rows are NULL; `normalized_keys` wants a value to point at.
+                return (0..array.len()).for_each(|_| visit(None));
+            }
+            let mut values: Vec<Option<&str>> = Vec::with_capacity(dictionary.values().len());
+            texts(dictionary.values(), &mut |v| values.push(v));
+            for (row, key) in dictionary.normalized_keys().into_iter().enumerate() {
+                visit(if array.is_null(row) { None } else { values[key] });
             }
         }
         _ => {}
@@ -176,7 +189,7 @@ fn elements(values: &ArrayRef) -> Option<Cow<'_, [f32]>> {
     if *values.data_type() == DataType::Float32 && values.null_count() == 0 {
         return Some(Cow::Borrowed(values.as_primitive::<Float32Type>().values()));
     }
-    numbers(values).map(|values| values.into_iter().map(|v| v as f32).collect())
+    numbers(values).map(|values| values.iter().map(|v| *v as f32).collect())
 }
 
 #[cfg(test)]
@@ -186,8 +199,8 @@ mod tests {
 
     use arrow_array::types::Int32Type;
     use arrow_array::{
-        BooleanArray, Decimal128Array, DictionaryArray, FixedSizeListArray, Float64Array, Int64Array,
-        LargeStringArray, ListArray, StringArray,
+        BooleanArray, Decimal32Array, Decimal64Array, Decimal128Array, DictionaryArray, FixedSizeListArray,
+        Float64Array, Int64Array, LargeStringArray, ListArray, StringArray,
     };
 
     #[test]
@@ -198,6 +211,10 @@ mod tests {
         assert_eq!(read(&BooleanArray::from(vec![Some(true), None, Some(false)])), ["1", "NaN", "0"]);
         let decimals = Decimal128Array::from(vec![1234]).with_precision_and_scale(10, 2).unwrap();
         assert_eq!(read(&decimals), ["12.34"]);
+        let decimals = Decimal64Array::from(vec![Some(-1234), None]).with_precision_and_scale(10, 1).unwrap();
+        assert_eq!(read(&decimals), ["-123.4", "NaN"]);
+        let decimals = Decimal32Array::from(vec![1234]).with_precision_and_scale(9, 3).unwrap();
+        assert_eq!(read(&decimals), ["1.234"]);
         assert!(numbers(&StringArray::from(vec!["1"])).is_none());
     }
 
@@ -213,6 +230,11 @@ mod tests {
         let dictionary: DictionaryArray<Int32Type> =
             vec![Some("x"), None, Some("y"), Some("x")].into_iter().collect();
         assert_eq!(read(&dictionary), ["x", "NULL", "y", "x"]);
+        let nothing: DictionaryArray<Int32Type> = vec![None::<&str>, None].into_iter().collect();
+        assert_eq!(read(&nothing), ["NULL", "NULL"]);
+        let values: Arc<dyn Array> = Arc::new(StringArray::from(vec![Some("a"), None]));
+        let null_in_values = DictionaryArray::<Int32Type>::new(vec![1, 0].into(), values);
+        assert_eq!(read(&null_in_values), ["NULL", "a"]);
     }
 
     #[test]
@@ -243,5 +265,21 @@ mod tests {
         assert_eq!(Kind::of(&list(DataType::Float64)), Some(Kind::Vector));
         assert_eq!(Kind::of(&list(DataType::Utf8)), None);
         assert_eq!(Kind::of(&DataType::Date32), None);
+        assert_eq!(Kind::of(&DataType::Decimal256(40, 2)), None);
+    }
+
+    /// What counts as a number can be read as one, for every type that Arrow calls numeric.
+    #[test]
+    fn every_number_can_be_read() {
+        let integers = [DataType::Int8, DataType::Int16, DataType::Int32, DataType::Int64];
+        let unsigned = [DataType::UInt8, DataType::UInt16, DataType::UInt32, DataType::UInt64];
+        let floats = [DataType::Float16, DataType::Float32, DataType::Float64, DataType::Boolean];
+        let decimals = [DataType::Decimal32(9, 2), DataType::Decimal64(9, 2), DataType::Decimal128(9, 2)];
+        let all = [integers.as_slice(), &unsigned, &floats, &decimals].concat();
+        for data_type in all {
+            assert_eq!(Kind::of(&data_type), Some(Kind::Number), "{data_type}");
+            let one_null = arrow_array::new_null_array(&data_type, 1);
+            assert!(numbers(&one_null).unwrap()[0].is_nan(), "{data_type}");
+        }
     }
 }

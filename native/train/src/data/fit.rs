@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::column::Kind;
 use super::preprocess::{Encoding, Preprocessing};
-use super::raw::{Raw, Texts, VectorColumn};
+use super::raw::{Invalid, Raw, Texts, VectorColumn, Where};
 use super::rows::{Rows, Target};
 use super::shard::Shard;
 use super::split::hold_out;
@@ -54,12 +54,18 @@ struct Survey {
 /// What it tells once it is known which of its rows are held out.
 #[derive(Debug, Serialize, Deserialize)]
 struct Summary {
-    training: u64,
-    held_out: u64,
-    /// Σ of the training rows' weights.
-    weight: f64,
+    totals: Totals,
     label: Spread,
     columns: Vec<Column>,
+}
+
+/// Rows and sums of their weights.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Totals {
+    training: u64,
+    training_weight: f64,
+    held_out: u64,
+    held_out_weight: f64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,27 +98,45 @@ pub(crate) fn prepare(
     let held = shard.held(config, before);
     let shares = shares(config, &columns);
     let summaries = group.share(shard.summary(config, &held, &shares))?;
-    check_totals(config, &summaries)?;
+    check_totals(config, summaries.iter().map(|s| s.totals))?;
     let agreed = match known {
         Some(known) => known,
         None => agree(config, &columns, &shares, &surveys, &summaries)?,
     };
     let rank = group.rank();
-    let encoded = encode(shard, &agreed, &held, config.task);
-    let (encoded, mine) = match encoded {
-        Ok(rows) => (Some(rows), Ok(())),
-        Err(e) => (None, Err(e)),
-    };
-    group.share(mine)?;
-    let (training, validation) = encoded.ok_or_else(|| Error::internal("a worker without rows went on"))?;
+    let (training, validation) = group.once_all_have(encode(shard, &agreed, &held, config, rank))?;
+    // Some rows may have turned out to be unfit.
+    let totals = group.share(Ok(Totals::of(&training, &validation)))?;
+    check_totals(config, totals.iter().copied())?;
     Ok(Prepared {
         agreed,
         training,
         validation,
-        first: summaries[..rank].iter().map(|s| s.training).sum(),
-        rows: summaries.iter().map(|s| s.training).sum(),
-        validation_rows: summaries.iter().map(|s| s.held_out).sum(),
+        first: totals[..rank].iter().map(|s| s.training).sum(),
+        rows: totals.iter().map(|s| s.training).sum(),
+        validation_rows: totals.iter().map(|s| s.held_out).sum(),
     })
+}
+
+impl Totals {
+    fn of(training: &Rows, held_out: &Rows) -> Totals {
+        let weight = |rows: &Rows| (0..rows.len).map(|row| f64::from(rows.weight(row))).sum();
+        Totals {
+            training: training.len as u64,
+            training_weight: weight(training),
+            held_out: held_out.len as u64,
+            held_out_weight: weight(held_out),
+        }
+    }
+
+    fn add(self, other: Totals) -> Totals {
+        Totals {
+            training: self.training + other.training,
+            training_weight: self.training_weight + other.training_weight,
+            held_out: self.held_out + other.held_out,
+            held_out_weight: self.held_out_weight + other.held_out_weight,
+        }
+    }
 }
 
 impl Shard {
@@ -152,15 +176,29 @@ impl Shard {
         hold_out(config.params.seed, config.params.validation_fraction, before, self.rows())
     }
 
+    fn totals(&self, held: &[bool]) -> Totals {
+        let mut totals = Totals::default();
+        for (row, held) in held.iter().enumerate() {
+            let weight = self.weights.get(row).map_or(1.0, |w| f64::from(*w));
+            let (rows, sum) = match held {
+                false => (&mut totals.training, &mut totals.training_weight),
+                true => (&mut totals.held_out, &mut totals.held_out_weight),
+            };
+            *rows += 1;
+            *sum += weight;
+        }
+        totals
+    }
+
     fn summary(&self, config: &TrainConfig, held: &[bool], shares: &[bool]) -> Result<Summary> {
-        let training = held.iter().filter(|h| !**h).count() as u64;
+        let totals = self.totals(held);
+        let training = totals.training;
         if training > u64::from(u32::MAX) {
             return Err(Error::data(format!(
                 "a worker has {training} training rows, expected at most {}; use more workers",
                 u32::MAX
             )));
         }
-        let weight = |(w, held): (&f32, &bool)| if *held { 0.0 } else { f64::from(*w) };
         let column = |((raw, shared), feature): ((&Raw, &bool), &Feature)| {
             Ok(match raw {
                 Raw::Number(values) => {
@@ -175,12 +213,7 @@ impl Shard {
         };
         let columns = self.features.iter().zip(shares).zip(&self.data.features).map(column);
         Ok(Summary {
-            training,
-            held_out: held.len() as u64 - training,
-            weight: match config.data.weight {
-                Some(_) => self.weights.iter().zip(held).map(weight).sum(),
-                None => training as f64,
-            },
+            totals,
             label: Spread::of(&self.labels, 1, true, held).check(&config.data.label)?,
             columns: columns.collect::<Result<_>>()?,
         })
@@ -240,24 +273,29 @@ fn shares(config: &TrainConfig, columns: &[(Kind, usize)]) -> Vec<bool> {
     config.data.features.iter().zip(columns).map(share).collect()
 }
 
-fn check_totals(config: &TrainConfig, summaries: &[Summary]) -> Result<()> {
-    let total = |of: fn(&Summary) -> u64| summaries.iter().map(of).sum::<u64>();
-    let (training, held_out) = (total(|s| s.training), total(|s| s.held_out));
-    if training == 0 {
+fn check_totals(config: &TrainConfig, parts: impl Iterator<Item = Totals>) -> Result<()> {
+    let all = parts.fold(Totals::default(), Totals::add);
+    if all.training == 0 && all.held_out == 0 {
+        return Err(Error::data("no row is left to train on: handleInvalid skips all of them"));
+    }
+    if all.training == 0 {
         return Err(Error::data(format!(
-            "all {held_out} rows are held out for validation, none is left to train on"
+            "all {} rows are held out for validation, none is left to train on",
+            all.held_out
         )));
     }
-    if config.params.patience > 0 && held_out == 0 {
+    if config.params.patience > 0 && all.held_out == 0 {
         return Err(Error::argument(format!(
             "patience is {}, but no row is held out: set validationFraction or a validation column",
             config.params.patience
         )));
     }
-    if let Some(name) = &config.data.weight
-        && summaries.iter().all(|s| s.weight <= 0.0)
-    {
+    let Some(name) = &config.data.weight else { return Ok(()) };
+    if all.training_weight <= 0.0 {
         return Err(Error::data(format!("weight column '{name}' is 0 in every training row")));
+    }
+    if all.held_out > 0 && all.held_out_weight <= 0.0 {
+        return Err(Error::data(format!("weight column '{name}' is 0 in every row held out for validation")));
     }
     Ok(())
 }
@@ -344,23 +382,51 @@ fn classes(config: &TrainConfig, surveys: &[Survey]) -> Result<usize> {
 }
 
 /// Training and held-out rows of this worker.
-fn encode(shard: Shard, agreed: &Agreed, held: &[bool], task: Task) -> Result<(Rows, Rows)> {
+fn encode(
+    shard: Shard,
+    agreed: &Agreed,
+    held: &[bool],
+    config: &TrainConfig,
+    rank: usize,
+) -> Result<(Rows, Rows)> {
     let len = shard.rows();
-    let target = match task {
+    let target = match config.task {
         Task::Classification => {
             check_labels(&shard, agreed.classes)?;
             Target::Classes(shard.labels.iter().map(|l| *l as u32).collect())
         }
-        Task::Regression => {
-            let scale = |l: &f64| ((l - agreed.label_mean) / agreed.label_deviation) as f32;
-            Target::Values(shard.labels.iter().map(scale).collect())
-        }
+        Task::Regression => Target::Values(scaled_labels(&shard, agreed)?),
     };
     let weights = shard.data.weight.is_some().then_some(shard.weights);
-    let inputs = agreed.preprocessing.encode(shard.features, len)?;
+    // A row is named only where none was skipped, so those before this one are all there.
+    let place = Where::Rank { rank, before: 0 };
+    let mut invalid = Invalid::new(config.params.handle_invalid, place, len);
+    let inputs = agreed.preprocessing.encode(shard.features, len, &mut invalid)?;
     let mut training = Rows { len, inputs, target, weights };
-    let validation = training.split_off(held);
+    let Some(keep) = invalid.keep else {
+        let validation = training.split_off(held);
+        return Ok((training, validation));
+    };
+    let unfit: Vec<bool> = keep.iter().map(|keep| !keep).collect();
+    training.split_off(&unfit);
+    let held: Vec<bool> = held.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(held, _)| *held).collect();
+    let validation = training.split_off(&held);
     Ok((training, validation))
+}
+
+/// Labels of a regression in deviations from their mean.
+fn scaled_labels(shard: &Shard, agreed: &Agreed) -> Result<Vec<f32>> {
+    let scale = |label: &f64| {
+        let scaled = ((label - agreed.label_mean) / agreed.label_deviation) as f32;
+        let wrong = || {
+            Error::data(format!(
+                "label column '{}' holds {label:e}, which is {scaled} deviations from the mean {:e}",
+                shard.data.label, agreed.label_mean
+            ))
+        };
+        scaled.is_finite().then_some(scaled).ok_or_else(wrong)
+    };
+    shard.labels.iter().map(scale).collect()
 }
 
 /// A label that an earlier run has not seen.

@@ -16,6 +16,6 @@ mod statistics;
 
 pub(crate) use fit::{Agreed, Prepared, prepare};
 pub use preprocess::{Encoding, Preprocessing, Scaling};
-pub(crate) use raw::{Reader, Where};
+pub(crate) use raw::{Invalid, Reader, Where};
 pub(crate) use rows::{Gather, Rows, Target, Tensor};
 pub use shard::{Shard, ShardBuilder};

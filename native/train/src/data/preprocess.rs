@@ -6,7 +6,7 @@ use firesteel_error::{Error, Result};
 use firesteel_model::{Input, InputKind};
 use serde::{Deserialize, Serialize};
 
-use super::raw::{NULL, Raw, Texts, VectorColumn};
+use super::raw::{Invalid, NULL, Raw, Texts, VectorColumn};
 use super::rows::Tensor;
 use crate::params::HandleInvalid;
 
@@ -21,7 +21,7 @@ const FIRST_INDEX: u32 = 2;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// What becomes of a row with a NULL, NaN or infinite feature.
+    /// What becomes of a row with a NULL, NaN or infinite number or vector.
     pub handle_invalid: HandleInvalid,
     /// One a feature, in the order of the configuration.
     pub columns: Vec<Encoding>,
@@ -75,14 +75,61 @@ impl Scaling {
         if self.standardize { ((value - mean) / deviation) as f32 } else { value as f32 }
     }
 
-    fn encode_vectors(&self, width: usize, values: &mut [f32]) {
-        if self.mean.len() == 1 {
-            values.iter_mut().for_each(|v| *v = self.encode(0, f64::from(*v)));
-            return;
+    /// What takes the place of a row's value that f32, in which networks compute, cannot hold once it is scaled.
+    ///
+    /// # Errors
+    /// As [`Invalid::found`].
+    #[cold]
+    fn instead(
+        &self,
+        at: usize,
+        found: &str,
+        column: &str,
+        row: usize,
+        invalid: &mut Invalid,
+    ) -> Result<f32> {
+        invalid.found(column, row, found)?;
+        let mean = self.encode(at, f64::NAN);
+        match mean.is_finite() {
+            true => Ok(mean),
+            false if !invalid.keeps(row) => Ok(0.0),
+            false => Err(Error::data(format!(
+                "column '{column}' has the mean {:e}, too large to take the place of its invalid values; \
+                 standardization makes it 0",
+                self.mean[at]
+            ))),
         }
-        for row in values.chunks_exact_mut(width) {
-            row.iter_mut().enumerate().for_each(|(at, v)| *v = self.encode(at, f64::from(*v)));
+    }
+
+    fn encode_number(&self, value: f64, column: &str, row: usize, invalid: &mut Invalid) -> Result<f32> {
+        let encoded = self.encode(0, value);
+        if encoded.is_finite() {
+            return Ok(encoded);
         }
+        self.instead(0, &format!("{value:e}, which is {encoded} once encoded"), column, row, invalid)
+    }
+
+    fn encode_vectors(
+        &self,
+        column: &str,
+        width: usize,
+        values: &mut [f32],
+        invalid: &mut Invalid,
+    ) -> Result<()> {
+        let shared = self.mean.len() == 1;
+        for (row, values) in values.chunks_exact_mut(width).enumerate() {
+            for (element, value) in values.iter_mut().enumerate() {
+                let at = if shared { 0 } else { element };
+                let encoded = self.encode(at, f64::from(*value));
+                *value = if encoded.is_finite() {
+                    encoded
+                } else {
+                    let found = format!("{value:e} in element {element}, which is {encoded} once encoded");
+                    self.instead(at, &found, column, row, invalid)?
+                };
+            }
+        }
+        Ok(())
     }
 
     fn check(&self, column: &str, width: usize) -> Result<()> {
@@ -153,18 +200,27 @@ impl Preprocessing {
         self.columns.iter().filter(|c| matches!(c, Encoding::Number { .. })).count()
     }
 
-    /// Encodes columns, in the order of [`Preprocessing::inputs`]. Each is dropped once it is encoded.
-    pub(crate) fn encode(&self, features: Vec<Raw>, rows: usize) -> Result<Vec<Tensor>> {
+    /// Encodes columns, in the order of [`Preprocessing::inputs`]. Each is dropped once it is encoded. Rows that
+    /// `invalid` does not keep afterwards hold something all the same.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the column and what it holds; as [`Invalid::found`].
+    pub(crate) fn encode(
+        &self,
+        features: Vec<Raw>,
+        rows: usize,
+        invalid: &mut Invalid,
+    ) -> Result<Vec<Tensor>> {
         let width = self.number_columns();
         let mut numbers = vec![0.0; rows * width];
         let mut next_number = 0;
         let mut others = Vec::new();
         for (encoding, raw) in self.columns.iter().zip(features) {
             match (encoding, raw) {
-                (Encoding::Number { scaling, .. }, Raw::Number(values)) => {
+                (Encoding::Number { scaling, column }, Raw::Number(values)) => {
                     let places = numbers.iter_mut().skip(next_number).step_by(width);
-                    for (place, value) in places.zip(values) {
-                        *place = scaling.encode(0, value);
+                    for (row, (place, value)) in places.zip(values).enumerate() {
+                        *place = scaling.encode_number(value, column, row, invalid)?;
                     }
                     next_number += 1;
                 }
@@ -172,7 +228,7 @@ impl Preprocessing {
                     others.push(Tensor::Index(indices(values, texts)));
                 }
                 (Encoding::Vector { scaling, shape, .. }, Raw::Vector(vectors)) => {
-                    others.push(encode_vectors(encoding.column(), shape, scaling, vectors)?);
+                    others.push(encode_vectors(encoding.column(), shape, scaling, vectors, invalid)?);
                 }
                 (encoding, raw) => {
                     return Err(Error::data(format!(
@@ -218,6 +274,7 @@ fn encode_vectors(
     shape: &[usize],
     scaling: &Scaling,
     mut vectors: VectorColumn,
+    invalid: &mut Invalid,
 ) -> Result<Tensor> {
     let width: usize = shape.iter().product();
     if let Some(found) = vectors.width.filter(|w| *w != width) {
@@ -226,6 +283,6 @@ fn encode_vectors(
         )));
     }
     vectors.settle(width);
-    scaling.encode_vectors(width, &mut vectors.values);
+    scaling.encode_vectors(column, width, &mut vectors.values, invalid)?;
     Ok(Tensor::Dense { width, values: vectors.values })
 }

@@ -1,9 +1,9 @@
 //! Feature columns as they come, checked, before they are encoded.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use arrow_array::{Array, BooleanArray, RecordBatch};
-use arrow_select::filter::filter_record_batch;
+use arrow_array::{Array, RecordBatch};
 use firesteel_error::{Error, Result};
 
 use super::column::{self, Kind, Vectors};
@@ -29,7 +29,6 @@ pub(crate) struct Texts {
     pub(crate) codes: Vec<u32>,
     pub(crate) distinct: Vec<Box<str>>,
     places: HashMap<Box<str>, u32>,
-    bytes: usize,
 }
 
 /// Vectors of one width, row by row.
@@ -74,7 +73,6 @@ impl Texts {
                         })?;
                     self.distinct.push(text.into());
                     self.places.insert(text.into(), code);
-                    self.bytes += 2 * text.len() + 64;
                     code
                 }
             },
@@ -117,15 +115,6 @@ impl Raw {
             Raw::Vector(_) => Kind::Vector,
         }
     }
-
-    /// Bytes of memory, about.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Raw::Number(values) => 8 * values.capacity(),
-            Raw::Text(texts) => 4 * texts.codes.capacity() + texts.bytes,
-            Raw::Vector(vectors) => 4 * vectors.values.capacity(),
-        }
-    }
 }
 
 /// Reads the feature columns of batches, one behind the other.
@@ -148,32 +137,18 @@ impl Reader {
     /// `InvalidData` naming the column, the row and what was found there.
     pub(crate) fn push(&mut self, batch: &RecordBatch, place: Where) -> Result<Option<Vec<bool>>> {
         self.settle_kinds(batch)?;
-        let mut keep: Option<Vec<bool>> = None;
+        let mut invalid = Invalid::new(self.handle_invalid, place, batch.num_rows());
+        let mut columns = Vec::with_capacity(self.features.len());
         for (feature, raw) in self.features.iter().zip(&self.columns) {
             let array = column::find(batch, "feature", &feature.column)?;
-            let mut invalid = Invalid {
-                feature,
-                place,
-                rows: batch.num_rows(),
-                handle: self.handle_invalid,
-                keep: &mut keep,
-            };
-            match raw.kind() {
-                Kind::Number => invalid.numbers(array)?,
-                Kind::Vector => invalid.vectors(array)?,
-                Kind::Text => {}
-            }
+            let column = Column::read(array, raw.kind())?;
+            column.look_for(&feature.column, &mut invalid)?;
+            columns.push(column);
         }
-        match keep {
-            None => self.append(batch, place)?,
-            Some(ref keep) => {
-                let mask = BooleanArray::from(keep.clone());
-                let kept = filter_record_batch(batch, &mask)
-                    .map_err(|e| Error::internal(format!("rows could not be dropped: {e}")))?;
-                self.append(&kept, place)?;
-            }
+        for ((feature, raw), column) in self.features.iter().zip(&mut self.columns).zip(columns) {
+            column.append(feature, raw, &invalid)?;
         }
-        Ok(keep)
+        Ok(invalid.keep)
     }
 
     /// Learns from the first batch what columns hold, and holds later ones to it.
@@ -211,62 +186,109 @@ impl Reader {
         }
         Ok(())
     }
-
-    /// Adds all rows of a batch whose invalid rows are gone.
-    fn append(&mut self, batch: &RecordBatch, place: Where) -> Result<()> {
-        for (feature, raw) in self.features.iter().zip(&mut self.columns) {
-            let array = column::find(batch, "feature", &feature.column)?;
-            match raw {
-                Raw::Number(values) => values.extend(column::numbers(array).ok_or_else(changed)?),
-                Raw::Text(texts) => {
-                    let mut outcome = Ok(());
-                    column::texts(array, &mut |text| {
-                        if let Err(e) = texts.push(text) {
-                            outcome = Err(e);
-                        }
-                    });
-                    outcome?;
-                }
-                Raw::Vector(vectors) => append_vectors(feature, array, vectors, place)?,
-            }
-        }
-        Ok(())
-    }
 }
 
 fn changed() -> Error {
     Error::internal("a column's type is not what it was a moment ago")
 }
 
-fn append_vectors(
+/// A column of a batch, converted once: looked through for invalid values, then appended.
+enum Column<'a> {
+    Numbers(&'a dyn Array, Cow<'a, [f64]>),
+    Texts(&'a dyn Array),
+    Vectors(Vectors<'a>),
+}
+
+impl<'a> Column<'a> {
+    fn read(array: &'a dyn Array, kind: Kind) -> Result<Column<'a>> {
+        Ok(match kind {
+            Kind::Number => Column::Numbers(array, column::numbers(array).ok_or_else(changed)?),
+            Kind::Text => Column::Texts(array),
+            Kind::Vector => Column::Vectors(Vectors::new(array).ok_or_else(changed)?),
+        })
+    }
+
+    /// Tells of every NULL, NaN and infinite value.
+    fn look_for(&self, name: &str, invalid: &mut Invalid) -> Result<()> {
+        match self {
+            Column::Numbers(array, values) => {
+                for (row, value) in values.iter().enumerate().filter(|(_, value)| !value.is_finite()) {
+                    let found = if array.is_null(row) { "NULL".to_string() } else { value.to_string() };
+                    invalid.found(name, row, &found)?;
+                }
+            }
+            Column::Vectors(vectors) => {
+                for row in 0..invalid.rows {
+                    if vectors.is_null(row) {
+                        invalid.found(name, row, "NULL")?;
+                    } else if let Some(at) = vectors.row(row).iter().position(|v| !v.is_finite()) {
+                        let found = format!("{} in element {at}", vectors.row(row)[at]);
+                        invalid.found(name, row, &found)?;
+                    }
+                }
+            }
+            // NULL is a text like any other.
+            Column::Texts(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Adds the rows that are kept.
+    fn append(self, feature: &Feature, raw: &mut Raw, invalid: &Invalid) -> Result<()> {
+        match (raw, self) {
+            (Raw::Number(all), Column::Numbers(_, values)) => extend(all, &values, invalid.keep.as_deref()),
+            (Raw::Text(all), Column::Texts(array)) => {
+                let (mut row, mut outcome) = (0, Ok(()));
+                column::texts(array, &mut |text| {
+                    if outcome.is_ok() && invalid.keeps(row) {
+                        outcome = all.push(text);
+                    }
+                    row += 1;
+                });
+                outcome?;
+            }
+            (Raw::Vector(all), Column::Vectors(vectors)) => {
+                for row in (0..invalid.rows).filter(|row| invalid.keeps(*row)) {
+                    append_vector(feature, all, &vectors, row, invalid.place)?;
+                }
+            }
+            _ => return Err(changed()),
+        }
+        Ok(())
+    }
+}
+
+/// Adds `values`, without those of rows that are not kept.
+pub(crate) fn extend<T: Copy>(all: &mut Vec<T>, values: &[T], keep: Option<&[bool]>) {
+    match keep {
+        None => all.extend_from_slice(values),
+        Some(keep) => all.extend(values.iter().zip(keep).filter(|(_, keep)| **keep).map(|(v, _)| *v)),
+    }
+}
+
+fn append_vector(
     feature: &Feature,
-    array: &dyn Array,
     column: &mut VectorColumn,
+    vectors: &Vectors,
+    row: usize,
     place: Where,
 ) -> Result<()> {
-    let vectors = Vectors::new(array).ok_or_else(changed)?;
-    for row in 0..array.len() {
-        if vectors.is_null(row) {
-            column.push_null();
-            continue;
-        }
-        let values = vectors.row(row);
-        if column.width.is_none() {
-            let wanted = feature.shape.as_ref().map(|s| s.iter().product());
-            column.settle(wanted.unwrap_or(values.len()));
-        }
-        if Some(values.len()) != column.width {
-            return Err(ragged(feature, &place.row(row), values.len(), column.width.unwrap_or(0)));
-        }
-        if values.is_empty() {
-            return Err(Error::data(format!(
-                "column '{}', {}: an empty vector",
-                feature.column,
-                place.row(row)
-            )));
-        }
-        column.values.extend_from_slice(values);
+    if vectors.is_null(row) {
+        column.push_null();
+        return Ok(());
     }
+    let values = vectors.row(row);
+    if column.width.is_none() {
+        let wanted = feature.shape.as_ref().map(|s| s.iter().product());
+        column.settle(wanted.unwrap_or(values.len()));
+    }
+    if Some(values.len()) != column.width {
+        return Err(ragged(feature, &place.row(row), values.len(), column.width.unwrap_or(0)));
+    }
+    if values.is_empty() {
+        return Err(Error::data(format!("column '{}', {}: an empty vector", feature.column, place.row(row))));
+    }
+    column.values.extend_from_slice(values);
     Ok(())
 }
 
@@ -278,52 +300,110 @@ fn ragged(feature: &Feature, row: &str, found: usize, expected: usize) -> Error 
     Error::data(format!("column '{}', {row}: a vector of {found} values, expected {why}", feature.column))
 }
 
-/// Looks for NULL, NaN and infinite values of one column.
-struct Invalid<'a> {
-    feature: &'a Feature,
+/// What becomes of rows with values that no network can take.
+pub(crate) struct Invalid {
+    handle: HandleInvalid,
     place: Where,
     rows: usize,
-    handle: HandleInvalid,
-    keep: &'a mut Option<Vec<bool>>,
+    /// Which rows stay, once one does not.
+    pub(crate) keep: Option<Vec<bool>>,
 }
 
-impl Invalid<'_> {
-    fn numbers(&mut self, array: &dyn Array) -> Result<()> {
-        let values = column::numbers(array).ok_or_else(changed)?;
-        for (row, value) in values.iter().enumerate() {
-            if !value.is_finite() {
-                let found = if array.is_null(row) { "NULL".to_string() } else { value.to_string() };
-                self.found(row, &found)?;
-            }
-        }
-        Ok(())
+impl Invalid {
+    pub(crate) fn new(handle: HandleInvalid, place: Where, rows: usize) -> Invalid {
+        Invalid { handle, place, rows, keep: None }
     }
 
-    fn vectors(&mut self, array: &dyn Array) -> Result<()> {
-        let vectors = Vectors::new(array).ok_or_else(changed)?;
-        for row in 0..self.rows {
-            if vectors.is_null(row) {
-                self.found(row, "NULL")?;
-            } else if let Some(at) = vectors.row(row).iter().position(|v| !v.is_finite()) {
-                self.found(row, &format!("{} in element {at}", vectors.row(row)[at]))?;
-            }
-        }
-        Ok(())
+    pub(crate) fn keeps(&self, row: usize) -> bool {
+        self.keep.as_ref().is_none_or(|keep| keep[row])
     }
 
-    fn found(&mut self, row: usize, value: &str) -> Result<()> {
+    /// Takes note of a row's value, or refuses it.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the column, the row and the value, unless such rows are skipped or kept.
+    pub(crate) fn found(&mut self, column: &str, row: usize, value: &str) -> Result<()> {
         match self.handle {
             HandleInvalid::Keep => {}
             HandleInvalid::Skip => self.keep.get_or_insert_with(|| vec![true; self.rows])[row] = false,
             HandleInvalid::Error => {
                 return Err(Error::data(format!(
-                    "column '{}', {}: {value}, expected a finite number; handleInvalid 'skip' drops such rows, \
-                     'keep' takes the mean instead",
-                    self.feature.column,
+                    "column '{column}', {}: {value}, expected a finite number; handleInvalid 'skip' drops such \
+                     rows, 'keep' takes the mean instead",
                     self.place.row(row)
                 )));
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use arrow_array::types::Float32Type;
+    use arrow_array::{ArrayRef, Float64Array, ListArray, StringArray};
+
+    fn reader(names: &[&str], handle: HandleInvalid) -> Reader {
+        let feature = |name: &&str| Feature { column: (*name).into(), shape: None };
+        Reader::new(&names.iter().map(feature).collect::<Vec<_>>(), handle)
+    }
+
+    fn lists(rows: Vec<Option<Vec<f32>>>) -> ArrayRef {
+        let rows = rows.into_iter().map(|row| row.map(|row| row.into_iter().map(Some)));
+        Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(rows))
+    }
+
+    fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap()
+    }
+
+    #[test]
+    fn skipped_rows_leave_every_column_and_keep_the_numbers_of_the_others() {
+        let numbers: ArrayRef = Arc::new(Float64Array::from(vec![None, Some(1.0), Some(2.0)]));
+        let words: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("b")]));
+        let mut reader = reader(&["x", "w", "v"], HandleInvalid::Skip);
+        let first = lists(vec![Some(vec![9.0; 7]), Some(vec![1.0, 2.0]), Some(vec![3.0, 4.0])]);
+        let place = Where::Rank { rank: 3, before: 10 };
+        let keep = reader.push(&batch(vec![("x", numbers), ("w", words), ("v", first)]), place).unwrap();
+        assert_eq!(keep, Some(vec![false, true, true]));
+        let [Raw::Number(x), Raw::Text(w), Raw::Vector(v)] = reader.columns.as_slice() else { panic!() };
+        assert_eq!((x.as_slice(), w.codes.as_slice()), (&[1.0, 2.0][..], &[NULL, 0][..]));
+        assert_eq!(
+            (w.distinct.as_slice(), v.values.as_slice()),
+            (&["b".into()][..], &[1.0, 2.0, 3.0, 4.0][..])
+        );
+    }
+
+    /// The rows before it in the batch were skipped; its number still counts them.
+    #[test]
+    fn a_ragged_or_empty_vector_is_named_by_its_own_row() {
+        for (bad, what) in [
+            (vec![1.0], "a vector of 1 values, expected 2 as in the rows before"),
+            (Vec::new(), "a vector of 0 values, expected 2 as in the rows before"),
+        ] {
+            let mut reader = reader(&["v"], HandleInvalid::Skip);
+            let rows = lists(vec![Some(vec![f32::NAN, 1.0]), None, Some(vec![1.0, 2.0]), Some(bad)]);
+            let e = reader.push(&batch(vec![("v", rows)]), Where::Batch).unwrap_err().to_string();
+            assert_eq!(e, format!("column 'v', row 3 of the batch: {what}"));
+        }
+        let mut reader = reader(&["v"], HandleInvalid::Skip);
+        let rows = batch(vec![("v", lists(vec![None, Some(Vec::new())]))]);
+        let e = reader.push(&rows, Where::Rank { rank: 0, before: 5 }).unwrap_err().to_string();
+        assert_eq!(e, "column 'v', row 6 of rank 0: an empty vector");
+    }
+
+    #[test]
+    fn vectors_that_are_null_before_the_width_is_known() {
+        let mut reader = reader(&["v"], HandleInvalid::Keep);
+        for rows in [vec![None, None], vec![None, Some(vec![1.0, 2.0]), None]] {
+            assert_eq!(reader.push(&batch(vec![("v", lists(rows))]), Where::Batch).unwrap(), None);
+        }
+        let [Raw::Vector(v)] = reader.columns.as_slice() else { panic!() };
+        assert_eq!((v.width, v.pending, v.values.len()), (Some(2), 0, 10));
+        let nulls = v.values.chunks(2).map(|row| row[0].is_nan() && row[1].is_nan());
+        assert_eq!(nulls.collect::<Vec<_>>(), [true, true, true, false, true]);
     }
 }

@@ -1,10 +1,12 @@
 //! One worker's rows, taken in batch by batch.
 
+use std::borrow::Cow;
+
 use arrow_array::{Array, RecordBatch};
 use firesteel_error::{Error, Result};
 
 use super::column;
-use super::raw::{Raw, Reader, Where};
+use super::raw::{Raw, Reader, Where, extend};
 use crate::config::{DataConfig, Task, TrainConfig};
 
 /// Labels beyond this many classes are taken for a mistake: the network would need an output for each.
@@ -63,14 +65,14 @@ impl ShardBuilder {
         let weights = data.weight.map(|name| weights(batch, &name, place)).transpose()?;
         let held_out = data.validation.map(|name| flags(batch, &name, place)).transpose()?;
         let keep = self.reader.push(batch, place)?;
-        extend(&mut self.shard.labels, labels, keep.as_deref());
-        extend(&mut self.shard.weights, weights.unwrap_or_default(), keep.as_deref());
-        extend(&mut self.shard.held_out, held_out.unwrap_or_default(), keep.as_deref());
+        extend(&mut self.shard.labels, &labels, keep.as_deref());
+        extend(&mut self.shard.weights, &weights.unwrap_or_default(), keep.as_deref());
+        extend(&mut self.shard.held_out, &held_out.unwrap_or_default(), keep.as_deref());
         self.seen += batch.num_rows() as u64;
         Ok(())
     }
 
-    fn labels(&self, batch: &RecordBatch, name: &str, place: Where) -> Result<Vec<f64>> {
+    fn labels<'a>(&self, batch: &'a RecordBatch, name: &str, place: Where) -> Result<Cow<'a, [f64]>> {
         let values = numbers(batch, "label", name)?;
         let limit = self.classes.unwrap_or(MOST_CLASSES);
         for (row, value) in values.iter().enumerate() {
@@ -96,17 +98,6 @@ impl ShardBuilder {
         self.shard.labels.len()
     }
 
-    /// Rows dropped so far, by `handle_invalid` skip.
-    pub fn skipped(&self) -> u64 {
-        self.seen - self.rows() as u64
-    }
-
-    /// Bytes of memory that the rows take, about.
-    pub fn bytes(&self) -> usize {
-        let features: usize = self.reader.columns.iter().map(Raw::bytes).sum();
-        features + 8 * self.shard.labels.capacity() + 5 * self.shard.weights.capacity()
-    }
-
     /// The rows that came.
     pub fn finish(mut self) -> Shard {
         self.shard.features = std::mem::take(&mut self.reader.columns);
@@ -121,15 +112,7 @@ impl Shard {
     }
 }
 
-/// Adds `values`, without those of rows that are not kept.
-fn extend<T>(all: &mut Vec<T>, values: Vec<T>, keep: Option<&[bool]>) {
-    match keep {
-        None => all.extend(values),
-        Some(keep) => all.extend(values.into_iter().zip(keep).filter(|(_, keep)| **keep).map(|(v, _)| v)),
-    }
-}
-
-fn numbers(batch: &RecordBatch, role: &str, name: &str) -> Result<Vec<f64>> {
+fn numbers<'a>(batch: &'a RecordBatch, role: &str, name: &str) -> Result<Cow<'a, [f64]>> {
     let array = column::find(batch, role, name)?;
     column::numbers(array).ok_or_else(|| {
         Error::data(format!("{role} column '{name}' has type {}, expected numbers", array.data_type()))
@@ -145,7 +128,7 @@ fn shown(batch: &RecordBatch, name: &str, row: usize, value: f64) -> String {
 fn weights(batch: &RecordBatch, name: &str, place: Where) -> Result<Vec<f32>> {
     let values = numbers(batch, "weight", name)?;
     match values.iter().position(|w| !(*w >= 0.0 && (*w as f32).is_finite())) {
-        None => Ok(values.into_iter().map(|w| w as f32).collect()),
+        None => Ok(values.iter().map(|w| *w as f32).collect()),
         Some(row) => Err(Error::data(format!(
             "weight column '{name}', {}: {}, expected at least 0 and finite",
             place.row(row),
@@ -157,7 +140,7 @@ fn weights(batch: &RecordBatch, name: &str, place: Where) -> Result<Vec<f32>> {
 fn flags(batch: &RecordBatch, name: &str, place: Where) -> Result<Vec<bool>> {
     let values = numbers(batch, "validation", name)?;
     match values.iter().position(|v| *v != 0.0 && *v != 1.0) {
-        None => Ok(values.into_iter().map(|v| v == 1.0).collect()),
+        None => Ok(values.iter().map(|v| *v == 1.0).collect()),
         Some(row) => Err(Error::data(format!(
             "validation column '{name}', {}: {}, expected true or false",
             place.row(row),

@@ -91,3 +91,17 @@ fn many_threads_score_at_once() {
         }
     });
 }
+
+/// A name that a folder cannot take: it is a link to nothing, so it does not seem to be there.
+#[cfg(unix)]
+#[test]
+fn a_save_that_fails_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = train(&flights(r#"{"epochs": 1}"#), &tabular(50));
+    let place = folder.path().join("m");
+    std::os::unix::fs::symlink(folder.path().join("nowhere"), &place).unwrap();
+    let e = model.save(&place).unwrap_err();
+    assert_eq!(e.kind(), Kind::Io, "{e}");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["m"]);
+}

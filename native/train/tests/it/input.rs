@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use arrow_array::types::{Float32Type, Int32Type};
-use arrow_array::{ArrayRef, Date32Array, Float64Array, Int32Array, ListArray, RecordBatch, StringArray};
-use firesteel_train::{Predictor, TrainConfig};
+use arrow_array::{
+    ArrayRef, Date32Array, Decimal64Array, DictionaryArray, Float64Array, Int32Array, ListArray, RecordBatch,
+    StringArray,
+};
+use firesteel_train::params::{HandleInvalid, Standardization};
+use firesteel_train::{Encoding, Event, Predictor, TrainConfig};
 
 use crate::support::*;
 
@@ -45,8 +49,15 @@ fn unknown_column() {
     assert_eq!(refusal(&config, &[good()]), "label column 'z' does not exist; there are x, y");
     config = on("x");
     config.data.weight = Some("w".into());
+    // Both lack it.
     let two = refusal(&config, &[good(), good()]);
-    assert_eq!(two, "rank 0: weight column 'w' does not exist; there are x, y");
+    assert_eq!(two, "weight column 'w' does not exist; there are x, y");
+    let w = numbers(&[Some(1.0)]);
+    let other = batch(vec![("x", w.clone()), ("w", w), ("y", numbers(&[Some(1.0)]))]);
+    assert_eq!(
+        refusal(&config, &[other, good()]),
+        "rank 1: weight column 'w' does not exist; there are x, y"
+    );
 }
 
 #[test]
@@ -156,6 +167,20 @@ fn bad_weights() {
     assert_eq!(e, "weight column 'x', row 1 of rank 1: -2, expected at least 0 and finite");
     let e = refusal(&config, &[rows(&[Some(0.0), Some(0.0)])]);
     assert_eq!(e, "weight column 'x' is 0 in every training row");
+    // Without weight the validation metric is 0/0: early stopping would never see a better one.
+    config.data.validation = Some("h".into());
+    let held = |weights: &[Option<f64>]| {
+        let labels = Int32Array::from_iter_values((0..weights.len()).map(|r| (r % 2) as i32));
+        let held = numbers(&[Some(1.0), Some(0.0), Some(1.0), Some(0.0)]);
+        batch(vec![("x", numbers(weights)), ("h", held), ("y", Arc::new(labels))])
+    };
+    for patience in [0, 2] {
+        config.params.patience = patience;
+        let part = || held(&[Some(0.0), Some(1.0), Some(0.0), Some(2.0)]);
+        let e = refusal(&config, &[part(), part()]);
+        assert_eq!(e, "weight column 'x' is 0 in every row held out for validation");
+        train_on(Talk::Local, &config, &[part(), held(&[Some(1.0); 4])], None).remove(0).model.unwrap();
+    }
 }
 
 #[test]
@@ -191,8 +216,10 @@ fn options_that_do_not_fit_the_data() {
     let with = |params: &str| {
         config("classification", r#"{"mlp": {"hidden": [4]}}"#, params, r#"["x"]"#, r#""label": "y""#)
     };
+    let mut patient = with("{}");
+    (patient.params.patience, patient.data.validation) = (2, Some("x".into()));
     assert_eq!(
-        refusal(&with(r#"{"patience": 2}"#), &[good()]),
+        refusal(&patient, &[rows(&[Some(0.0), Some(0.0)])]),
         "patience is 2, but no row is held out: set validationFraction or a validation column"
     );
     let three = labelled(Arc::new(Int32Array::from(vec![0, 1, 2])));
@@ -230,4 +257,125 @@ fn a_column_may_be_called_as_a_layer() {
     let features = r#"["head", "head_embedding", "numbers", "hidden1", "features_joined"]"#;
     let network = r#"{"tabular": {"hidden": [4], "dropout": 0.1}}"#;
     train(&config("classification", network, r#"{"epochs": 1}"#, features, r#""label": "y""#), &rows);
+}
+
+/// Networks compute in f32; 1e39 is finite as f64 and infinite there.
+#[test]
+fn numbers_that_f32_cannot_hold() {
+    let with = |how: &str| {
+        let mut config = on("x");
+        config.params.handle_invalid = serde_json::from_value(how.into()).unwrap();
+        config.params.standardization = Standardization::None;
+        config
+    };
+    let bad = || rows(&[Some(1.0), Some(1e39), Some(2.0), Some(3.0)]);
+    let e = refusal(&with("error"), &[good(), bad()]);
+    let found = "column 'x', row 1 of rank 1: 1e39, which is inf once encoded, expected a finite number; ";
+    assert!(e.starts_with(found), "{e}");
+    let trained_on = |how: &str| {
+        let outcomes = train_on(Talk::Local, &with(how), &[good(), bad()], None);
+        let rows = |outcome: &Outcome| match outcome.events[0] {
+            Event::Started { rows, .. } => rows,
+            ref other => panic!("{other:?}"),
+        };
+        let losses = losses(outcomes[0].model.as_ref().unwrap());
+        assert!(losses.iter().all(|l| l.is_finite()), "{how}: {losses:?}");
+        (rows(&outcomes[0]), rows(&outcomes[1]))
+    };
+    assert_eq!(trained_on("skip"), (6, 6));
+    let far = || rows(&[Some(1e39), Some(2e39)]);
+    assert_eq!(
+        refusal(&with("skip"), &[far()]),
+        "no row is left to train on: handleInvalid skips all of them"
+    );
+    let e = refusal(&with("keep"), &[far()]);
+    assert!(e.starts_with("column 'x' has the mean 1.5e39, too large to take the place of"), "{e}");
+
+    let mut weighted = with("skip");
+    weighted.params.validation_fraction = 0.3;
+    train_on(Talk::Local, &weighted, &[good(), bad()], None).remove(0).model.unwrap();
+}
+
+#[test]
+fn numbers_that_f32_cannot_hold_when_scored() {
+    let mut config = on("x");
+    config.params.handle_invalid = HandleInvalid::Skip;
+    let predictor = Predictor::new(Arc::new(train(&config, &good())), 1);
+    let scored = rows(&[None, Some(1.0), Some(1e300), Some(2.0)]);
+    let predictions = predictor.predict(&scored).unwrap();
+    assert_eq!(predictions.skipped, Some(vec![1, 0, 1, 0]));
+    let alone = predictor.predict(&rows(&[Some(1.0), Some(2.0)])).unwrap();
+    let values = &predictions.values;
+    assert_eq!([&values[2..4], &values[6..8]].concat(), alone.values);
+    assert_eq!([&values[..2], &values[4..6]].concat(), [0.0; 4]);
+    let kept = predictor.predict_handling(&scored, HandleInvalid::Keep).unwrap();
+    assert_eq!((kept.skipped, &kept.values[..2]), (None, &kept.values[4..6]));
+    let e = predictor.predict_handling(&scored.slice(1, 3), HandleInvalid::Error).unwrap_err().to_string();
+    assert!(e.starts_with("column 'x', row 1 of the batch: 1e300, which is inf once encoded"), "{e}");
+
+    let list = ListArray::from_iter_primitive::<Float32Type, _, _>(vec![
+        Some(vec![Some(1.0), Some(1.0)]),
+        Some(vec![Some(2.0), Some(1.001)]),
+    ]);
+    let vectors = batch(vec![("v", Arc::new(list)), ("y", Arc::new(Int32Array::from(vec![0, 1])))]);
+    let predictor = Predictor::new(Arc::new(train(&on("v"), &vectors)), 1);
+    let far = ListArray::from_iter_primitive::<Float32Type, _, _>(vec![
+        Some(vec![Some(1.0), Some(1.0)]),
+        Some(vec![Some(1.0), Some(-3e38)]),
+    ]);
+    let e = predictor.predict(&batch(vec![("v", Arc::new(far))])).unwrap_err().to_string();
+    assert!(
+        e.starts_with("column 'v', row 1 of the batch: -3e38 in element 1, which is -inf once encoded"),
+        "{e}"
+    );
+}
+
+#[test]
+fn a_held_out_label_that_f32_cannot_hold() {
+    let mut config = on("x");
+    config.task = firesteel_train::Task::Regression;
+    config.data.validation = Some("x".into());
+    let values = [Some(0.0), Some(0.0), Some(1.0)];
+    let labels = numbers(&[Some(1.0), Some(1.0), Some(1e300)]);
+    let e = refusal(&config, &[batch(vec![("x", numbers(&values)), ("y", labels)])]);
+    assert_eq!(e, "label column 'y' holds 1e300, which is inf deviations from the mean 1e0");
+}
+
+/// Partitions of NULLs alone, and rows before the first vector, are filled once the width is known.
+#[test]
+fn null_vectors_before_any_other() {
+    let part = |vectors: Vec<Option<Vec<f32>>>| {
+        let labels = Int32Array::from_iter_values((0..vectors.len()).map(|r| (r % 2) as i32));
+        let lists = vectors.into_iter().map(|v| v.map(|v| v.into_iter().map(Some)));
+        let list = ListArray::from_iter_primitive::<Float32Type, _, _>(lists);
+        batch(vec![("v", Arc::new(list)), ("y", Arc::new(labels))])
+    };
+    let mut config = on("v");
+    config.params.handle_invalid = HandleInvalid::Keep;
+    let parts = [part(vec![None, None]), part(vec![None, Some(vec![1.0, 2.0]), Some(vec![3.0, 6.0]), None])];
+    let model = train_on(Talk::Local, &config, &parts, None).remove(0).model.unwrap();
+    assert_eq!(model.info().width, 2);
+    let predictor = Predictor::new(Arc::new(model), 1);
+    let nulls = predictor.predict(&parts[0]).unwrap().values;
+    assert_eq!(nulls[..2], predictor.predict(&part(vec![Some(vec![2.0, 4.0])])).unwrap().values);
+    assert_eq!(nulls[..2], nulls[2..]);
+    let e = refusal(&config, &[part(vec![None, None])]);
+    assert_eq!(e, "column 'v' holds only NULL, expected vectors");
+}
+
+#[test]
+fn decimals_and_dictionaries_of_nulls() {
+    let decimals = Decimal64Array::from(vec![Some(125), Some(250), None]).with_precision_and_scale(10, 2);
+    let words: DictionaryArray<Int32Type> = vec![None::<&str>; 3].into_iter().collect();
+    let rows = batch(vec![
+        ("x", Arc::new(decimals.unwrap())),
+        ("w", Arc::new(words)),
+        ("y", Arc::new(Int32Array::from(vec![0, 1, 0]))),
+    ]);
+    let features = r#"["x", "w"]"#;
+    let params = r#"{"epochs": 1, "handleInvalid": "keep"}"#;
+    let network = r#"{"tabular": {"hidden": [4]}}"#;
+    let model = train(&config("classification", network, params, features, r#""label": "y""#), &rows);
+    let Encoding::Number { scaling, .. } = &model.preprocessing().columns[0] else { panic!() };
+    assert_eq!(scaling.mean, [1.875]);
 }

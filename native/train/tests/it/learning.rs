@@ -137,3 +137,15 @@ fn rows_that_are_skipped_or_kept() {
     // The mean of x takes the place of NULL, so all such rows score alike.
     assert_eq!(keeping.values[6..8], keeping.values[26..28]);
 }
+
+/// A warm-up longer than the training never reaches the learning rate, and trains all the same.
+#[test]
+fn a_warm_up_longer_than_the_training() {
+    for schedule in ["constant", "linear", "cosine"] {
+        let params = format!(
+            r#"{{"epochs": 4, "batchSize": 32, "learningRate": 0.05, "warmupSteps": 1000, "schedule": "{schedule}"}}"#
+        );
+        let losses = losses(&train(&flights(&params), &tabular(400)));
+        assert!(losses[3] < losses[0], "{schedule}: {losses:?}");
+    }
+}

@@ -3,7 +3,7 @@
 use firesteel_train::{Predictor, TrainConfig};
 
 use crate::support::*;
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, Float32Array, RecordBatch};
 use std::sync::Arc;
 
 /// How far losses of an epoch may differ from one worker's, relatively: gradients are summed in another order, and
@@ -113,4 +113,57 @@ fn the_same_seed_gives_the_same_bits_and_another_does_not() {
     let of = |seed: i64| train(&flights(&format!(r#"{{"epochs": 2, "seed": {seed}}}"#)), &rows);
     assert_eq!(of(1).weights(), of(1).weights());
     assert_ne!(of(1).weights(), of(2).weights());
+}
+
+/// The rows of a table that a step does not touch keep their momentum and stay.
+#[test]
+fn tables_under_momentum_at_any_world() {
+    let params =
+        r#"{"epochs": 3, "batchSize": 8, "optimizer": "sgd", "momentum": 0.9, "learningRate": 0.01}"#;
+    check(&flights(params), &tabular(101), &[1, 2, 3, 4], &[Talk::Local]);
+}
+
+/// A step whose rows have no weight changes nothing and is no reason to stop.
+#[test]
+fn steps_without_weight_at_any_world() {
+    let mut config = flights(r#"{"epochs": 2, "batchSize": 1}"#);
+    config.data.weight = Some("weight".into());
+    let rows = tabular(41);
+    check(&config, &rows, &[1, 2, 3], &[Talk::Local]);
+    // One step: what has no weight is as if it were not there.
+    let mut once = config.clone();
+    (once.params.epochs, once.params.batch_size) = (1, 64);
+    let weightless = |n: usize| {
+        let weights =
+            Float32Array::from_iter_values((0..rows.num_rows()).map(|r| f32::from(u8::from(r >= n))));
+        let mut columns: Vec<(&str, ArrayRef)> = vec![("weight", Arc::new(weights))];
+        let schema = rows.schema();
+        let others = schema.fields().iter().map(|f| f.name().as_str()).filter(|n| *n != "weight");
+        columns.extend(others.map(|n| (n, rows.column_by_name(n).unwrap().clone())));
+        batch(columns)
+    };
+    let model = train(&once, &weightless(40));
+    assert!(losses(&model)[0].is_finite());
+    // All but one row of an epoch of single rows are weightless.
+    let model = train(&config, &weightless(40));
+    assert!(losses(&model).iter().all(|l| l.is_finite()) && model.weights().iter().all(|w| w.is_finite()));
+}
+
+/// Its own rows' statistics say nothing or do not exist; the mean over workers counts each by its rows.
+#[test]
+fn batch_norm_of_workers_with_no_row_or_one() {
+    let network = r#"{"sequential": {"layers": [{"linear": {"outputs": 8}}, {"batch_norm": {}}, "relu"]}}"#;
+    let params = r#"{"epochs": 5, "batchSize": 16}"#;
+    let config = config("regression", network, params, r#"["distance", "hour"]"#, r#""label": "delay""#);
+    let rows = tabular(100);
+    for lengths in [vec![0, 1], vec![1, 0, 1, 1]] {
+        let outcomes = train_on(Talk::Local, &config, &cut(&rows, &lengths), None);
+        let models: Vec<_> = outcomes.into_iter().map(|o| Arc::new(o.model.unwrap())).collect();
+        let scores = |model: &Arc<firesteel_train::Model>| {
+            Predictor::new(model.clone(), 1).predict(&rows).unwrap().values
+        };
+        let first = scores(&models[0]);
+        assert!(first.iter().all(|v| v.is_finite()), "partitions {lengths:?}: {first:?}");
+        assert!(models.iter().all(|m| scores(m) == first), "partitions {lengths:?}");
+    }
 }

@@ -108,9 +108,11 @@ private[ml] final class NativeModel(files: Seq[(String, Array[Byte])]) {
   /** What the library says of it. */
   val info: ModelInfo = ModelInfo.read(Wire.json.readTree(Native.modelInfo(handle.value)))
 
-  /** A scorer of this model; one thread's. */
-  def scorer(handleInvalid: String): Handle =
-    new Handle("scorer", Native.scorerNew(handle.value, handleInvalid))
+  /** A scorer of this model, which one thread calls and which computes on `threads` threads. */
+  def scorer(handleInvalid: String, threads: Int): Handle = {
+    val settings = Wire.json.createObjectNode().put("handle_invalid", handleInvalid).put("threads", threads)
+    new Handle("scorer", Native.scorerNew(handle.value, settings.toString))
+  }
 }
 
 private object NativeModel {

@@ -66,8 +66,9 @@ final class Native {
   /** Its task, features and sizes as JSON. */
   static native String modelInfo(long model);
 
-  /** A scorer for one thread; what becomes of unusable features is the hyper-parameter of that name. */
-  static native long scorerNew(long model, String handleInvalid);
+  /** A scorer that one thread calls. Its settings are a JSON object: `handle_invalid` as the hyper-parameter of that
+   * name, and `threads`, on which it computes. */
+  static native long scorerNew(long model, String settings);
 
   /** Scores the first rows of a batch, whose addresses are void from here on. Gives the address of the outputs,
    * (rows, outputs) f32, and of a byte a row that says which are to be dropped (0 when none is); both hold

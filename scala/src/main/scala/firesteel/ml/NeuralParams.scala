@@ -38,7 +38,7 @@ trait NeuralParams extends Params {
     this,
     "learningRate",
     "size of a step",
-    ParamValidators.gt(0))
+    ParamValidators.inRange(0, 1e30, false, true))
 
   /** @group getParam */
   final def getLearningRate: Double = $(learningRate)
@@ -85,7 +85,7 @@ trait NeuralParams extends Params {
     this,
     "weightDecay",
     "how strongly weights are pulled to zero",
-    ParamValidators.gtEq(0))
+    ParamValidators.inRange(0, 1e30, true, true))
 
   /** @group getParam */
   final def getWeightDecay: Double = $(weightDecay)
@@ -121,7 +121,7 @@ trait NeuralParams extends Params {
     this,
     "epsilon",
     "keeps adam and adamw from dividing by zero",
-    ParamValidators.gt(0))
+    ParamValidators.inRange(0, 1e30, false, true))
 
   /** @group getParam */
   final def getEpsilon: Double = $(epsilon)
@@ -169,7 +169,7 @@ trait NeuralParams extends Params {
     this,
     "huberDelta",
     "where the huber loss turns linear, in standard deviations of the label",
-    ParamValidators.gt(0))
+    ParamValidators.inRange(0, 1e30, false, true))
 
   /** @group getParam */
   final def getHuberDelta: Double = $(huberDelta)
@@ -197,13 +197,13 @@ trait NeuralParams extends Params {
   /** @group getParam */
   final def getStandardization: String = $(standardization)
 
-  /** What becomes of a row with a NULL, NaN or infinite feature: error, skip the row, keep it with the mean.
+  /** What becomes of a row with a NULL, NaN or infinite number: error, skip the row, keep it with the mean.
     * @group param
     */
   final val handleInvalid: Param[String] = new Param[String](
     this,
     "handleInvalid",
-    "what becomes of a row with a NULL, NaN or infinite feature: error, skip the row, keep it with the mean",
+    "what becomes of a row with a NULL, NaN or infinite number: error, skip the row, keep it with the mean",
     ParamValidators.inArray(Array("error", "skip", "keep")))
 
   /** @group getParam */
@@ -300,7 +300,7 @@ trait NeuralParams extends Params {
     this,
     "timeoutSeconds",
     "a worker that says nothing for so long is lost",
-    ParamValidators.gt(0))
+    ParamValidators.inRange(0, 1e9, false, true))
 
   /** @group getParam */
   final def getTimeoutSeconds: Double = $(timeoutSeconds)

@@ -1,5 +1,6 @@
 package firesteel.ml
 
+import org.apache.spark.TaskContext
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{GenericInternalRow, UnsafeArrayData}
@@ -19,7 +20,8 @@ private[ml] final class ModelScoring(
       columns.zip(ordinals).map { case (c, o) => c.copy(ordinal = o) },
       results,
       handleInvalid,
-      ModelScoring.batchRows)
+      ModelScoring.batchRows,
+      Option(TaskContext.get()).fold(1)(_.cpus()))
   override def toString: String = s"model of ${columns.length} columns"
 }
 
@@ -33,10 +35,11 @@ private[ml] final class BatchScorer(
     columns: Array[InputColumn],
     results: ResultColumns,
     handleInvalid: String,
-    capacity: Int)
+    capacity: Int,
+    threads: Int = 1)
     extends Scorer {
   private val outputs = model.info.outputs
-  private val scorer = model.scorer(handleInvalid)
+  private val scorer = model.scorer(handleInvalid, math.max(1, threads))
   private val batch = new ColumnBatch(columns, capacity)
   private val writer = new RowWriter(batch)
   private val values = new Array[Double](outputs)

@@ -141,3 +141,28 @@ class ScoringSuite extends SparkSuite {
     assert(e.getMessage.contains("already exists"))
   }
 }
+
+/** Tasks of two cores. */
+class TaskCoresSuite extends SparkSuite {
+  override def settings: Map[String, String] = Map("spark.task.cpus" -> "2")
+
+  test("a task scores on the cores it has, with the results of one") {
+    val data = signs(3000, 1)
+    val m = classifier().setEpochs(1).fit(data)
+    val columns = Array("a", "b").zipWithIndex.map { case (name, i) =>
+      InputColumn(name, org.apache.spark.sql.types.DoubleType, i)
+    }
+    val rows = data.select("a", "b").collect()
+    val one = new BatchScorer(m.files.native, columns, RawColumns, "error", rows.length, threads = 1)
+    rows.foreach(r =>
+      one.add(org.apache.spark.sql.catalyst.InternalRow(r.getDouble(0), r.getDouble(1))))
+    one.run()
+    val expected = rows.indices.map(i => Classes.raw(one.result(i).getArray(0).toDoubleArray())(1))
+    one.close()
+    val raw = m.transform(data).select("rawPrediction").collect()
+    assert(raw.map(_.getAs[Vector](0)(1)).toSeq == expected)
+    // The settings reach the library.
+    val message = refusal(m.files.native.scorer("error", 0))
+    assert(message.contains("threads is 0"), message)
+  }
+}
