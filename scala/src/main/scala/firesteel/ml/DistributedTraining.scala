@@ -164,12 +164,11 @@ private[ml] object Source {
     val rows = SqlBridge.rows(data)
     if (rows.getNumPartitions == workers && SparkBridge.isOneToOne(rows))
       SqlBridge.batches(data).map(Batches(_)).getOrElse(Rows(rows))
-    else {
-      val dealt = SqlBridge.deal(data, rows, workers)
-      // Spark gives partitions that were asked for, unless it finds out that there is nothing to put in them.
-      Demand(dealt.getNumPartitions == workers, "there are no rows to train on")
-      Rows(dealt)
-    }
+    else
+      Rows(
+        SqlBridge
+          .deal(data, rows, workers)
+          .getOrElse(throw new IllegalArgumentException("there are no rows to train on")))
   }
 }
 

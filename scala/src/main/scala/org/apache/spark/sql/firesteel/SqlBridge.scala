@@ -6,7 +6,6 @@ import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Alias, AttributeReference}
 import org.apache.spark.sql.catalyst.plans.logical.Project
 import org.apache.spark.sql.execution.{ColumnarToRowExec, InputAdapter, WholeStageCodegenExec}
-import org.apache.spark.sql.functions.{col, monotonically_increasing_id}
 import org.apache.spark.sql.types.StructField
 import org.apache.spark.sql.vectorized.ColumnarBatch
 
@@ -30,20 +29,11 @@ object SqlBridge {
     columnar.filter(_.output == execution.executedPlan.output).map(_.executeColumnar())
   }
 
-  /** The same rows dealt out over `partitions` by a shuffle; what computed them is not planned again. In each
-    * partition they stand in their old order, whichever block arrived first, so that training is repeatable.
+  /** The same rows dealt out over `workers` partitions: one partition behind the other, they stand in their old
+    * order. What computes them runs once, now. None when there is no row.
     */
-  def deal(data: DataFrame, rows: RDD[InternalRow], partitions: Int): RDD[InternalRow] = {
-    val session = data.asInstanceOf[classic.Dataset[_]].sparkSession
-    val place = col("place of the row")
-    val dealt = session
-      .internalCreateDataFrame(rows, data.schema)
-      .withColumn(place.toString, monotonically_increasing_id())
-      .repartition(partitions, place)
-      .sortWithinPartitions(place)
-      .drop(place)
-    this.rows(dealt)
-  }
+  def deal(data: DataFrame, rows: RDD[InternalRow], workers: Int): Option[RDD[InternalRow]] =
+    Deal(rows, data.schema, workers)
 
   /** `data` with `results` behind its columns, computed from its columns `inputs` when the plan runs. */
   def score(data: Dataset[_], inputs: Seq[String], results: Seq[StructField], scoring: Scoring): DataFrame = {
