@@ -176,9 +176,11 @@ private[ml] final case class TrainingColumns(
     validation: Option[InputColumn]
 ) {
 
-  /** All of them, a column that plays two roles once, with the places they have in a selection of them. */
+  /** All of them, a column that plays two roles once, with the places they have in a selection of them. They stand as
+    * in the dataset: what reads files gives them in that order, and another would cost a projection.
+    */
   def selected: Array[InputColumn] = {
     val all = (features :+ label) ++ weight ++ validation
-    all.distinctBy(_.name).zipWithIndex.map { case (c, i) => c.copy(ordinal = i) }.toArray
+    all.distinctBy(_.name).sortBy(_.ordinal).zipWithIndex.map { case (c, i) => c.copy(ordinal = i) }.toArray
   }
 }

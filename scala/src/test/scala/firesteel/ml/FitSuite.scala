@@ -4,6 +4,8 @@ import org.apache.spark.sql.functions._
 
 /** What a fit does on the driver, besides training. */
 class FitSuite extends SparkSuite {
+  private lazy val data = signs(2000, 2).cache()
+
   test("however the rows are partitioned, any number of workers takes the same steps") {
     val e = classifier().setEpochs(3).setValidationFraction(0.25)
     val columns = Seq("a", "b", "label").map(col)
@@ -16,6 +18,35 @@ class FitSuite extends SparkSuite {
         // Of the same held-out rows; of others it would differ by hundredths.
         assert(math.abs(a.validationMetric.get - b.validationMetric.get) < 1e-3)
       }
+    }
+  }
+
+  test("columns are asked for in the file's order, so that its batches are taken as they are") {
+    val folder = temporary.resolve("parquet").toString
+    data.write.parquet(folder)
+    val file = spark.read.parquet(folder)
+    val c = classifier().setFeaturesCols("noise", "b", "a")
+    val names = c.trainingColumns(file.schema).selected.map(_.name)
+    assert(names.toSeq == Seq("a", "b", "noise", "label"))
+    val selected = file.select(names.toIndexedSeq.map(col): _*)
+    val partitions = selected.rdd.getNumPartitions
+    assert(Source(selected, partitions).isInstanceOf[Source.Batches])
+    val e = c.setEpochs(2).setNumWorkers(partitions)
+    assert(e.fit(file).history.map(_.loss) == e.fit(file.filter("a > -2")).history.map(_.loss))
+  }
+
+  test("a cached frame's batches are taken, also where its plan was made as it ran") {
+    val frames = Seq(signs(2000, 2), signs(2000, 4).repartition(2)).map(_.select("a", "b", "label"))
+    for (frame <- frames) {
+      val cached = frame.cache()
+      assert(cached.count() == 2000)
+      assert(Source(cached.select("b", "label"), 2).isInstanceOf[Source.Batches])
+      val e = classifier().setEpochs(2).setNumWorkers(2)
+      val batches = e.fit(cached).history.map(_.loss)
+      // The same rows by way of rows.
+      val rows = e.fit(cached.filter("a > -2")).history.map(_.loss)
+      assert(batches == rows)
+      cached.unpersist()
     }
   }
 }

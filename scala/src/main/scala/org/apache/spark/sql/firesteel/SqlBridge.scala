@@ -5,7 +5,14 @@ import org.apache.spark.sql.{classic, DataFrame, Dataset}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Alias, AttributeReference}
 import org.apache.spark.sql.catalyst.plans.logical.Project
-import org.apache.spark.sql.execution.{ColumnarToRowExec, InputAdapter, WholeStageCodegenExec}
+import org.apache.spark.sql.execution.{
+  ColumnarToRowExec,
+  InputAdapter,
+  SparkPlan,
+  SQLExecutionRDD,
+  WholeStageCodegenExec
+}
+import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, ResultQueryStageExec}
 import org.apache.spark.sql.types.StructField
 import org.apache.spark.sql.vectorized.ColumnarBatch
 
@@ -16,17 +23,27 @@ object SqlBridge {
   def rows(data: DataFrame): RDD[InternalRow] =
     data.asInstanceOf[classic.Dataset[_]].queryExecution.toRdd
 
-  /** The plan's column batches, where its last step only turns such into rows; a batch is valid until the next is
-    * read.
+  /** The plan's column batches, where its last step makes them or only turns them into rows; a batch is valid until
+    * the next is read.
     */
   def batches(data: DataFrame): Option[RDD[ColumnarBatch]] = {
-    val execution = data.asInstanceOf[classic.Dataset[_]].queryExecution
-    val columnar = execution.executedPlan match {
-      case WholeStageCodegenExec(ColumnarToRowExec(InputAdapter(child))) => Some(child)
-      case ColumnarToRowExec(child) => Some(child)
-      case _ => None
+    val session = data.asInstanceOf[classic.Dataset[_]].sparkSession
+    columnar(data.asInstanceOf[classic.Dataset[_]].queryExecution.executedPlan).map { plan =>
+      // Spark itself passes batches where types say rows.
+      val batches = plan.executeColumnar().asInstanceOf[RDD[InternalRow]]
+      // What reads files in tasks wants the session's settings, as `toRdd` gives them.
+      new SQLExecutionRDD(batches, session.sessionState.conf).asInstanceOf[RDD[ColumnarBatch]]
     }
-    columnar.filter(_.output == execution.executedPlan.output).map(_.executeColumnar())
+  }
+
+  private def columnar(plan: SparkPlan): Option[SparkPlan] = plan match {
+    case adaptive: AdaptiveSparkPlanExec => columnar(adaptive.finalPhysicalPlan)
+    case result: ResultQueryStageExec => columnar(result.plan)
+    case WholeStageCodegenExec(ColumnarToRowExec(InputAdapter(child))) => Some(child)
+    case ColumnarToRowExec(child) => Some(child)
+    // A cached frame gives either.
+    case other if other.supportsColumnar => Some(other)
+    case _ => None
   }
 
   /** The same rows dealt out over `workers` partitions: one partition behind the other, they stand in their old
