@@ -28,7 +28,7 @@ private[ml] final class DistributedTraining(
 
   def run(dataset: Dataset[_]): Seq[(String, Array[Byte])] = {
     val sc = dataset.sparkSession.sparkContext
-    val workers = Slots.workers(sc, settings.numWorkers, settings.batchSize)
+    val workers = Slots.workers(Cluster(sc), settings.numWorkers, settings.batchSize)
     val selected = columns.selected
     val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
     val source = Source(data, workers)
@@ -52,7 +52,7 @@ private[ml] final class DistributedTraining(
         case e: RuntimeException if FiresteelException.isRetryable(e) && attempt <= settings.maxRetries =>
           attempt += 1
           settings.listeners.foreach(_.onRetry(attempt, e))
-          Slots.await(sc, workers)
+          Slots.again(Cluster(sc), workers, e)
       }
     }
     throw new InternalException("unreachable: the loop above returns or throws")
@@ -182,61 +182,3 @@ private[ml] final case class TrainingSettings(
     listeners: Seq[TrainingListener]
 )
 
-/** How many tasks can train together. */
-private[ml] object Slots {
-
-  /** A worker with fewer rows of a batch would spend its time on talking. */
-  private val rowsOfBatch = 32
-
-  /** The number of workers for a fit. */
-  def workers(sc: SparkContext, asked: Int, batchSize: Int): Int = {
-    if (SparkBridge.isDynamicAllocation(sc))
-      throw new IllegalArgumentException(
-        "training needs all its workers at once, which Spark does not promise with dynamic allocation: " +
-          "set spark.dynamicAllocation.enabled=false and a fixed number of executors"
-      )
-    if (asked > 0) {
-      await(sc, asked)
-      asked
-    } else {
-      val slots = waitFor(sc, expected(sc))
-      if (slots == 0) throw new TimeoutException("no executor has registered with Spark")
-      math.max(1, math.min(slots, batchSize / rowsOfBatch))
-    }
-  }
-
-  /** Waits for slots as Spark waits for executors; explains when there are too few. */
-  def await(sc: SparkContext, workers: Int): Unit = {
-    val slots = waitFor(sc, workers)
-    if (slots < workers)
-      throw new IllegalArgumentException(
-        s"numWorkers is $workers, but Spark can run only $slots tasks at once (cores of all executors divided by " +
-          s"spark.task.cpus=${sc.getConf.get("spark.task.cpus", "1")}, master ${sc.master}): all workers must run at " +
-          "the same time, so lower numWorkers or give the application more cores"
-      )
-  }
-
-  /** Executors that are still starting are given the time that Spark gives them. */
-  private def waitFor(sc: SparkContext, wanted: Int): Int = {
-    val patience =
-      if (sc.isLocal) 0L
-      else sc.getConf.getTimeAsMs("spark.scheduler.maxRegisteredResourcesWaitingTime", "30s")
-    val deadline = System.nanoTime() + patience * 1000000
-    while (SparkBridge.slots(sc) < wanted && wanted <= expected(sc) && System.nanoTime() < deadline)
-      Thread.sleep(50)
-    SparkBridge.slots(sc)
-  }
-
-  /** How many slots the configuration promises; at least one. */
-  private def expected(sc: SparkContext): Int = {
-    val conf = sc.getConf
-    val cpus = conf.getInt("spark.task.cpus", 1)
-    val LocalCluster = """local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*]""".r
-    sc.master match {
-      case LocalCluster(executors, cores) => executors.toInt * (cores.toInt / cpus)
-      case _ if conf.contains("spark.executor.instances") =>
-        conf.getInt("spark.executor.instances", 1) * (conf.getInt("spark.executor.cores", 1) / cpus)
-      case _ => 1
-    }
-  }
-}

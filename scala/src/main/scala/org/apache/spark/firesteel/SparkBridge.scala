@@ -1,6 +1,6 @@
 package org.apache.spark.firesteel
 
-import org.apache.spark.{NarrowDependency, SparkContext, SparkEnv, TaskContext}
+import org.apache.spark.{NarrowDependency, SparkConf, SparkContext, SparkEnv, TaskContext}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.util.Utils
 
@@ -11,7 +11,7 @@ object SparkBridge {
   def slots(sc: SparkContext): Int =
     sc.maxNumConcurrentTasks(sc.resourceProfileManager.defaultResourceProfile)
 
-  def isDynamicAllocation(sc: SparkContext): Boolean = Utils.isDynamicAllocationEnabled(sc.conf)
+  def isDynamicAllocation(conf: SparkConf): Boolean = Utils.isDynamicAllocationEnabled(conf)
 
   /** The name under which other executors reach this one. */
   def executorHost: String = SparkEnv.get.blockManager.blockManagerId.host
