@@ -28,12 +28,31 @@ private[ml] final class DistributedTraining(
 
   def run(dataset: Dataset[_]): Seq[(String, Array[Byte])] = {
     val sc = dataset.sparkSession.sparkContext
+    val announcer = new Announcer(settings.listeners)
+    // Whatever the end: who hears of this fit has heard all of it when `fit` returns.
+    try described(sc, s"Firesteel: $name")(train(sc, dataset, announcer))
+    finally announcer.close()
+  }
+
+  /** Jobs that `run` starts carry this description; the caller's comes back. */
+  private def described[T](sc: SparkContext, description: String)(run: => T): T = {
+    val before = sc.getLocalProperty(SparkBridge.jobDescription)
+    sc.setJobDescription(description)
+    try run
+    finally sc.setJobDescription(before)
+  }
+
+  private def train(
+      sc: SparkContext,
+      dataset: Dataset[_],
+      announcer: Announcer
+  ): Seq[(String, Array[Byte])] = {
     val workers = Slots.workers(Cluster(sc), settings.numWorkers, settings.batchSize)
     val selected = columns.selected
     val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
     val source = Source(data, workers)
     val checkpoint = Option(settings.checkpointDir).filter(_.nonEmpty).map(Checkpoint(_))
-    val files = attempts(sc, source, selected, workers, checkpoint)
+    val files = attempts(sc, source, selected, workers, checkpoint, announcer)
     checkpoint.foreach(_.remove(sc.hadoopConfiguration))
     files
   }
@@ -43,15 +62,16 @@ private[ml] final class DistributedTraining(
       source: Source,
       selected: Array[InputColumn],
       workers: Int,
-      checkpoint: Option[Checkpoint]
+      checkpoint: Option[Checkpoint],
+      announcer: Announcer
   ): Seq[(String, Array[Byte])] = {
     var attempt = 1
     while (true) {
-      try return once(sc, source, selected, workers, checkpoint)
+      try return once(sc, source, selected, workers, checkpoint, announcer)
       catch {
         case e: RuntimeException if FiresteelException.isRetryable(e) && attempt <= settings.maxRetries =>
           attempt += 1
-          settings.listeners.foreach(_.onRetry(attempt, e))
+          announcer.retry(attempt, e)
           Slots.again(Cluster(sc), workers, e)
       }
     }
@@ -63,12 +83,13 @@ private[ml] final class DistributedTraining(
       source: Source,
       selected: Array[InputColumn],
       workers: Int,
-      checkpoint: Option[Checkpoint]
+      checkpoint: Option[Checkpoint],
+      announcer: Announcer
   ): Seq[(String, Array[Byte])] = {
     val secret = Wire.secret()
     val host = sc.getConf.get("spark.driver.host")
     val bind = sc.getConf.get("spark.driver.bindAddress", host)
-    val rendezvous = new Rendezvous(bind, workers, secret, settings.timeoutMs, hear)
+    val rendezvous = new Rendezvous(bind, workers, secret, settings.timeoutMs, hear(_, announcer))
     try {
       val job = Job(
         UUID.randomUUID().toString,
@@ -83,39 +104,24 @@ private[ml] final class DistributedTraining(
         new SerializableConfiguration(sc.hadoopConfiguration)
       )
       val results =
-        try submit(sc, source, job)
+        try described(sc, s"Firesteel: $name on $workers workers")(submit(source, job))
         catch { case NonFatal(e) => throw cause(e, rendezvous) }
       results.find(_.nonEmpty).getOrElse(throw new InternalException("no worker returned a model")).toSeq
     } finally rendezvous.close()
   }
 
-  private def submit(
-      sc: SparkContext,
-      source: Source,
-      job: Job
-  ): Array[Array[(String, Array[Byte])]] = {
-    sc.setJobDescription(s"Firesteel: $name on ${job.world} workers")
-    try
-      source match {
-        case Source.Rows(rdd) => train(rdd)(rows => new TrainingTask(job).run(Feed.rows(rows)))
-        case Source.Batches(rdd) => train(rdd)(batches => new TrainingTask(job).run(Feed.batches(batches)))
-      }
-    finally sc.setJobDescription(null)
+  private def submit(source: Source, job: Job): Array[Array[(String, Array[Byte])]] = source match {
+    case Source.Rows(rdd) => gather(rdd)(rows => new TrainingTask(job).run(Feed.rows(rows)))
+    case Source.Batches(rdd) => gather(rdd)(batches => new TrainingTask(job).run(Feed.batches(batches)))
   }
 
-  private def train[T](rdd: RDD[T])(
+  private def gather[T](rdd: RDD[T])(
       work: Iterator[T] => Array[(String, Array[Byte])]
   ): Array[Array[(String, Array[Byte])]] =
     rdd.barrier().mapPartitions(partition => Iterator.single(work(partition))).collect()
 
-  private def hear(event: JsonNode): Unit =
-    if (event.path("event").asText() == "epoch") {
-      val record = EpochRecord.read(event)
-      settings.listeners.foreach { listener =>
-        try listener.onEpoch(record)
-        catch { case NonFatal(e) => Console.err.println(s"a training listener failed: $e") }
-      }
-    }
+  private def hear(event: JsonNode, announcer: Announcer): Unit =
+    if (event.path("event").asText() == "epoch") announcer.epoch(EpochRecord.read(event))
 
   /** What to tell the user: the failure that came first, not the ones that followed from it. */
   private def cause(spark: Throwable, rendezvous: Rendezvous): Throwable =
@@ -181,4 +187,3 @@ private[ml] final case class TrainingSettings(
     maxRetries: Int,
     listeners: Seq[TrainingListener]
 )
-

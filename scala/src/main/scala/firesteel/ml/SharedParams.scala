@@ -147,7 +147,9 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
 
   @transient private[ml] var listeners: Vector[TrainingListener] = Vector.empty
 
-  /** Hears of every epoch, on the driver, while training runs. Not saved. */
+  /** Hears of every epoch, on the driver, while training runs. It must not run Spark jobs: the workers hold the slots.
+    * Not saved.
+    */
   def addListener(listener: TrainingListener): this.type = {
     listeners = Option(listeners).getOrElse(Vector.empty) :+ listener
     this

@@ -22,7 +22,7 @@ class ClassifierSuite extends SparkSuite {
     assert(model.numClasses == 2 && model.numFeatures == 2)
     assert(model.history.length == 20)
     assert(model.history.last.loss < model.history.head.loss)
-    assert(model.hasSummary && model.summary.totalIterations == 19)
+    assert(model.hasSummary && model.summary.totalIterations == 20)
     assert(model.summary.objectiveHistory.toSeq == model.history.map(_.loss))
     assert(scored.columns.takeRight(3).toSeq == Seq("rawPrediction", "probability", "prediction"))
     val auc = new BinaryClassificationEvaluator().evaluate(scored)

@@ -1,10 +1,40 @@
 package firesteel.ml
 
+import scala.collection.mutable.ArrayBuffer
+
 import org.apache.spark.sql.functions._
 
 /** What a fit does on the driver, besides training. */
 class FitSuite extends SparkSuite {
   private lazy val data = signs(2000, 2).cache()
+
+  test("a listener that is slower than workers bear silence holds nobody up, and hears everything") {
+    val heard = ArrayBuffer.empty[Int]
+    val c = classifier().setEpochs(5).setTimeoutSeconds(2).setMaxRetries(0)
+    c.addListener { e => if (e.epoch == 1) Thread.sleep(5000); heard += e.epoch }
+    assert(c.fit(data).history.length == 5)
+    assert(heard == (1 to 5))
+  }
+
+  test("a listener that runs a Spark job waits for its slots, and training ends") {
+    val counts = ArrayBuffer.empty[Long]
+    val c = classifier().setEpochs(3).setNumWorkers(2).addListener(_ => counts += spark.range(10).count())
+    assert(c.fit(data).history.length == 3)
+    assert(counts == Seq(10, 10, 10))
+  }
+
+  test("the caller's job description stays") {
+    val sc = spark.sparkContext
+    def description = sc.getLocalProperty("spark.job.description")
+    sc.setJobDescription("the caller's")
+    classifier().setEpochs(1).fit(data)
+    assert(description == "the caller's")
+    intercept[IllegalArgumentException](classifier().setEpochs(1).fit(data.filter("id < 0")))
+    assert(description == "the caller's")
+    sc.setJobDescription(null)
+    classifier().setEpochs(1).fit(data)
+    assert(description == null)
+  }
 
   test("however the rows are partitioned, any number of workers takes the same steps") {
     val e = classifier().setEpochs(3).setValidationFraction(0.25)

@@ -13,6 +13,9 @@ object SparkBridge {
 
   def isDynamicAllocation(conf: SparkConf): Boolean = Utils.isDynamicAllocationEnabled(conf)
 
+  /** The local property under which a thread's description of its jobs is kept. */
+  val jobDescription: String = SparkContext.SPARK_JOB_DESCRIPTION
+
   /** The name under which other executors reach this one. */
   def executorHost: String = SparkEnv.get.blockManager.blockManagerId.host
 
