@@ -89,23 +89,26 @@ private[ml] final class DistributedTraining(
     val secret = Wire.secret()
     val host = sc.getConf.get("spark.driver.host")
     val bind = sc.getConf.get("spark.driver.bindAddress", host)
-    val rendezvous = new Rendezvous(bind, workers, secret, settings.timeoutMs, hear(_, announcer))
+    val rendezvous = new Rendezvous(bind, workers, secret, settings.silenceMs, hear(_, announcer))
     try {
       val job = Job(
         UUID.randomUUID().toString,
         host,
+        rendezvous.localHost,
         rendezvous.port,
         secret,
         workers,
         selected,
         config.toString,
-        settings.timeoutMs,
+        settings.silenceMs,
         checkpoint,
         new SerializableConfiguration(sc.hadoopConfiguration)
       )
       val results =
         try described(sc, s"Firesteel: $name on $workers workers")(submit(source, job))
         catch { case NonFatal(e) => throw cause(e, rendezvous) }
+      // What a worker said last may still be on its way.
+      rendezvous.awaitAll()
       results.find(_.nonEmpty).getOrElse(throw new InternalException("no worker returned a model")).toSeq
     } finally rendezvous.close()
   }
@@ -182,7 +185,7 @@ private[ml] object Source {
 private[ml] final case class TrainingSettings(
     numWorkers: Int,
     batchSize: Int,
-    timeoutMs: Int,
+    silenceMs: Int,
     checkpointDir: String,
     maxRetries: Int,
     listeners: Seq[TrainingListener]

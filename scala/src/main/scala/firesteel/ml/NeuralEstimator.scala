@@ -17,7 +17,7 @@ private[ml] trait NeuralEstimator extends NeuralTrainingParams { this: Params =>
     val settings = TrainingSettings(
       $(numWorkers),
       $(batchSize),
-      math.min(math.ceil($(timeoutSeconds) * 1000), NeuralEstimator.silenceMs).toInt,
+      Liveness.silenceMs($(timeoutSeconds)),
       $(checkpointDir),
       $(maxRetries),
       console ++ Option(listeners).getOrElse(Vector.empty)
@@ -48,10 +48,4 @@ private[ml] trait NeuralEstimator extends NeuralTrainingParams { this: Params =>
     columns.validation.foreach(c => data.put("validation", c.name))
     json
   }
-}
-
-private object NeuralEstimator {
-
-  /** Worker and driver speak every second; one that is silent for so long is gone, however long a step may take. */
-  private val silenceMs = 30000.0
 }

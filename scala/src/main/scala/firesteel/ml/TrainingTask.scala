@@ -1,21 +1,29 @@
 package firesteel.ml
 
+import java.net.{Inet6Address, InetAddress}
 import java.util.UUID
 
 import org.apache.spark.TaskContext
 import org.apache.spark.firesteel.SparkBridge
 import org.apache.spark.util.SerializableConfiguration
 
-/** What the driver gives every worker of one attempt. */
+/** What the driver gives every worker of one attempt.
+  *
+  * @param driverLocalHost
+  *   where workers in the driver's process reach it
+  * @param silenceMs
+  *   how long driver and workers bear that the other says nothing
+  */
 private[ml] final case class Job(
     id: String,
     driverHost: String,
+    driverLocalHost: String,
     driverPort: Int,
     secret: Array[Byte],
     world: Int,
     columns: Array[InputColumn],
     config: String,
-    timeoutMs: Int,
+    silenceMs: Int,
     checkpoint: Option[Checkpoint],
     hadoop: SerializableConfiguration
 )
@@ -34,10 +42,11 @@ private[ml] final class TrainingTask(job: Job) {
   def run(feed: Feed): Array[(String, Array[Byte])] = {
     NativeLibrary.load()
     val host = SparkBridge.executorHost
-    val listener = new Handle("listener", Native.listenerOpen(host))
+    val listener = new Handle("listener", Native.listenerOpen(bindAddress(host)))
     try {
       val me = Peer(rank, ThisProcess.id, host, Native.listenerPort(listener.value), SparkBridge.executorId)
-      val driver = new RendezvousClient(job.driverHost, job.driverPort, job.secret, me, job.timeoutMs)
+      val driverHost = if (SparkBridge.isDriver) job.driverLocalHost else job.driverHost
+      val driver = new RendezvousClient(driverHost, job.driverPort, job.secret, me, job.silenceMs)
       try {
         val files = train(feed, listener, driver)
         driver.done()
@@ -48,6 +57,13 @@ private[ml] final class TrainingTask(job: Job) {
       } finally driver.close()
     } finally listener.close()
   }
+
+  /** What to listen on. The host is what others call this machine; behind a NAT nothing listens on that address. */
+  private def bindAddress(host: String): String =
+    if (job.world == 1) InetAddress.getLoopbackAddress.getHostAddress
+    else if (SparkBridge.isDriver) SparkBridge.driverBindAddress
+    else if (InetAddress.getByName(host).isInstanceOf[Inet6Address]) "[::]"
+    else "0.0.0.0"
 
   /** Ends the task when Spark wants it to end or when the attempt has failed elsewhere. */
   private def check(driver: RendezvousClient): Unit = {
@@ -116,12 +132,15 @@ private[ml] final class TrainingTask(job: Job) {
 
   private def hear(line: String, training: Handle, driver: RendezvousClient): Unit = if (rank == 0) {
     val event = Wire.json.readTree(line)
-    if (event.path("event").asText() == "checkpoint")
-      // Several may have been made since the last poll; the first to ask gets the latest.
-      Option(Native.trainCheckpoint(training.value)).foreach { bytes =>
-        job.checkpoint.foreach(_.write(bytes, job.hadoop.value))
-      }
-    else driver.event(event)
+    event.path("event").asText() match {
+      case "checkpoint" =>
+        // Several may have been made since the last poll; the first to ask gets the latest.
+        Option(Native.trainCheckpoint(training.value)).foreach { bytes =>
+          job.checkpoint.foreach(_.write(bytes, job.hadoop.value))
+        }
+      case _ =>
+    }
+    driver.event(event)
   }
 }
 

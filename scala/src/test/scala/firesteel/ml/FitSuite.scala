@@ -80,3 +80,16 @@ class FitSuite extends SparkSuite {
     }
   }
 }
+
+/** A driver behind a NAT: nothing on this machine listens on the address that others call it by. */
+class NatSuite extends SparkSuite {
+  override def settings: Map[String, String] =
+    Map("spark.driver.host" -> "192.0.2.1", "spark.driver.bindAddress" -> "0.0.0.0")
+
+  test("workers in the driver's process meet") {
+    for (workers <- Seq(1, 2)) {
+      val model = classifier().setNumWorkers(workers).setEpochs(1).setMaxRetries(0).fit(signs(200, workers))
+      assert(model.history.length == 1)
+    }
+  }
+}

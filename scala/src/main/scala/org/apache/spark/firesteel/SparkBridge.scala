@@ -1,6 +1,7 @@
 package org.apache.spark.firesteel
 
 import org.apache.spark.{NarrowDependency, SparkConf, SparkContext, SparkEnv, TaskContext}
+import org.apache.spark.internal.config.DRIVER_BIND_ADDRESS
 import org.apache.spark.rdd.RDD
 import org.apache.spark.util.Utils
 
@@ -20,6 +21,13 @@ object SparkBridge {
   def executorHost: String = SparkEnv.get.blockManager.blockManagerId.host
 
   def executorId: String = SparkEnv.get.executorId
+
+  /** Whether this process is the driver's, where tasks run in local mode. */
+  def isDriver: Boolean = executorId == SparkContext.DRIVER_IDENTIFIER
+
+  /** The address that the driver's process listens on: its host may be another network's name for it. */
+  def driverBindAddress: String =
+    SparkEnv.get.conf.get(DRIVER_BIND_ADDRESS)
 
   /** Throws when Spark wants the task to end. */
   def checkKilled(context: TaskContext): Unit = context.killTaskIfInterrupted()
