@@ -102,6 +102,7 @@ private[ml] final class DistributedTraining(
         config.toString,
         settings.silenceMs,
         checkpoint,
+        SparkBridge.maxResultBytes(sc),
         new SerializableConfiguration(sc.hadoopConfiguration)
       )
       val results =

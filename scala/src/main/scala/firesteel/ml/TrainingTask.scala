@@ -1,7 +1,7 @@
 package firesteel.ml
 
 import java.net.{Inet6Address, InetAddress}
-import java.util.UUID
+import java.util.{Locale, UUID}
 
 import org.apache.spark.TaskContext
 import org.apache.spark.firesteel.SparkBridge
@@ -13,6 +13,8 @@ import org.apache.spark.util.SerializableConfiguration
   *   where workers in the driver's process reach it
   * @param silenceMs
   *   how long driver and workers bear that the other says nothing
+  * @param maxResultBytes
+  *   how much Spark lets tasks return; 0 is no limit
   */
 private[ml] final case class Job(
     id: String,
@@ -25,6 +27,7 @@ private[ml] final case class Job(
     config: String,
     silenceMs: Int,
     checkpoint: Option[Checkpoint],
+    maxResultBytes: Long,
     hadoop: SerializableConfiguration
 )
 
@@ -138,6 +141,7 @@ private[ml] final class TrainingTask(job: Job) {
         Option(Native.trainCheckpoint(training.value)).foreach { bytes =>
           job.checkpoint.foreach(_.write(bytes, job.hadoop.value))
         }
+      case "started" => TrainingTask.checkSize(event.path("weights").asLong(), job.maxResultBytes)
       case _ =>
     }
     driver.event(event)
@@ -149,4 +153,20 @@ private[ml] object TrainingTask {
 
   /** How long a poll waits, and so the longest that an interrupt goes unnoticed. */
   private val pollMs = 50
+
+  /** Refuses a network whose weights cannot be returned, before it is trained. */
+  private[ml] def checkSize(weights: Long, maxResultBytes: Long): Unit = {
+    val bytes = 4 * weights
+    def megabytes(b: Long) = "%.1f MB".formatLocal(Locale.ROOT, b / 1e6)
+    Demand(
+      maxResultBytes == 0 || bytes < maxResultBytes,
+      s"the network has $weights weights, ${megabytes(bytes)}, but Spark lets tasks return only " +
+        s"${megabytes(maxResultBytes)} (spark.driver.maxResultSize): raise it when the application starts"
+    )
+    Demand(
+      bytes < Int.MaxValue,
+      s"the network has $weights weights, ${megabytes(bytes)}, more than the ${megabytes(Int.MaxValue)} that a " +
+        "Java array holds"
+    )
+  }
 }

@@ -93,3 +93,26 @@ class NatSuite extends SparkSuite {
     }
   }
 }
+
+/** Spark lets tasks return little. */
+class ResultSizeSuite extends SparkSuite {
+  override def settings: Map[String, String] = Map("spark.driver.maxResultSize" -> "100k")
+
+  test("a network that cannot be returned is refused before it is trained") {
+    var epochs = 0
+    val c = classifier().setEpochs(3).addListener(_ => epochs += 1)
+    assert(
+      refusal(c.setNetwork(Mlp(200, 200)).fit(signs(200, 2))) ==
+        "the network has 41202 weights, 0.2 MB, but Spark lets tasks return only 0.1 MB " +
+        "(spark.driver.maxResultSize): raise it when the application starts")
+    assert(epochs == 0)
+    assert(c.setNetwork(Mlp(20)).fit(signs(200, 2)).history.length == 3)
+  }
+
+  test("no limit is none, but a Java array has one") {
+    TrainingTask.checkSize(weights = 500000000L, maxResultBytes = 0)
+    assert(
+      refusal(TrainingTask.checkSize(weights = 600000000L, maxResultBytes = 0)) ==
+        "the network has 600000000 weights, 2400.0 MB, more than the 2147.5 MB that a Java array holds")
+  }
+}

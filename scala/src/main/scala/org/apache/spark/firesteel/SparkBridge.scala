@@ -1,7 +1,7 @@
 package org.apache.spark.firesteel
 
 import org.apache.spark.{NarrowDependency, SparkConf, SparkContext, SparkEnv, TaskContext}
-import org.apache.spark.internal.config.DRIVER_BIND_ADDRESS
+import org.apache.spark.internal.config.{DRIVER_BIND_ADDRESS, MAX_RESULT_SIZE}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.util.Utils
 
@@ -16,6 +16,9 @@ object SparkBridge {
 
   /** The local property under which a thread's description of its jobs is kept. */
   val jobDescription: String = SparkContext.SPARK_JOB_DESCRIPTION
+
+  /** How much the tasks of a job may return together; 0 is no limit. */
+  def maxResultBytes(sc: SparkContext): Long = sc.conf.get(MAX_RESULT_SIZE)
 
   /** The name under which other executors reach this one. */
   def executorHost: String = SparkEnv.get.blockManager.blockManagerId.host
