@@ -47,14 +47,18 @@ private[ml] final class DistributedTraining(
       dataset: Dataset[_],
       announcer: Announcer
   ): Seq[(String, Array[Byte])] = {
-    val workers = Slots.workers(Cluster(sc), settings.numWorkers, settings.batchSize)
-    val selected = columns.selected
-    val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
-    val source = Source(data, workers)
-    val checkpoint = Option(settings.checkpointDir).filter(_.nonEmpty).map(Checkpoint(_))
-    val files = attempts(sc, source, selected, workers, checkpoint, announcer)
-    checkpoint.foreach(_.remove(sc.hadoopConfiguration))
-    files
+    val checkpoint = Option(settings.checkpointDir)
+      .filter(_.nonEmpty)
+      .map(Checkpoint.open(_, Checkpoint.key(config.toString), sc.hadoopConfiguration))
+    try {
+      val workers = Slots.workers(Cluster(sc), settings.numWorkers, settings.batchSize)
+      val selected = columns.selected
+      val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
+      val source = Source(data, workers)
+      val files = attempts(sc, source, selected, workers, checkpoint, announcer)
+      checkpoint.foreach(_.remove(sc.hadoopConfiguration))
+      files
+    } finally checkpoint.foreach(_.close(sc.hadoopConfiguration))
   }
 
   private def attempts(
@@ -67,7 +71,7 @@ private[ml] final class DistributedTraining(
   ): Seq[(String, Array[Byte])] = {
     var attempt = 1
     while (true) {
-      try return once(sc, source, selected, workers, checkpoint, announcer)
+      try return once(sc, source, selected, workers, checkpoint.map(_.copy(attempt = attempt)), announcer)
       catch {
         case e: RuntimeException if FiresteelException.isRetryable(e) && attempt <= settings.maxRetries =>
           attempt += 1

@@ -110,8 +110,8 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
   final def getValidationIndicatorCol: String = $(validationIndicatorCol)
   def setValidationIndicatorCol(value: String): this.type = set(validationIndicatorCol, value)
 
-  /** A Hadoop path where the latest checkpoint is kept while training. A fit that finds one there goes on from
-    * it; a fit that ends well removes it.
+  /** A Hadoop path where the latest checkpoint is kept while training, each configuration's in a folder of its own. A
+    * fit that finds one of its configuration goes on from it; a fit that ends well removes it.
     */
   final val checkpointDir: Param[String] =
     new Param[String](this, "checkpointDir", "Hadoop path of the latest checkpoint; empty keeps none")

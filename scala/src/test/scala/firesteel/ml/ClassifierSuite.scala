@@ -203,6 +203,25 @@ class ClassifierSuite extends SparkSuite {
     assert(accuracy(loaded.transform(data)) > 0.8)
   }
 
+  test("folds and params do not go on from each other's checkpoints") {
+    val folder = temporary.resolve("checkpoints")
+    def metrics(directory: String) = {
+      val c = classifier().setEpochs(8).setNumWorkers(1).setCheckpointDir(directory)
+      val grid = new ParamGridBuilder().addGrid(c.learningRate, Array(1e-6, 0.002, 0.02)).build()
+      new CrossValidator()
+        .setEstimator(c)
+        .setEvaluator(new BinaryClassificationEvaluator())
+        .setEstimatorParamMaps(grid)
+        .setNumFolds(2)
+        .setParallelism(2)
+        .fit(data)
+        .avgMetrics
+        .toSeq
+    }
+    assert(metrics(folder.toString) == metrics(""))
+    assert(folder.toFile.list().isEmpty)
+  }
+
   test("training leaves no handle open, a model that nothing refers to is freed") {
     def settled(): Long = {
       for (_ <- 1 to 5) { System.gc(); Thread.sleep(50) }

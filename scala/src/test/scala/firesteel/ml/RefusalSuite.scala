@@ -1,5 +1,7 @@
 package firesteel.ml
 
+import scala.collection.mutable.ArrayBuffer
+
 import org.apache.spark.SparkException
 import org.apache.spark.sql.{Column, DataFrame, Row}
 import org.apache.spark.sql.functions._
@@ -104,30 +106,38 @@ class RefusalSuite extends SparkSuite {
     assert(regressor.setShowProgress(false).fit(data.filter("id = 5")).transform(data).count() == 200)
   }
 
-  test("a checkpoint of another shape") {
+  test("a checkpoint directory that is a file") {
+    val file = java.nio.file.Files.createFile(temporary.resolve("file"))
+    var jobs = 0
+    val message = refusal(quick.setCheckpointDir(file.toString).addListener(_ => jobs += 1).fit(data))
+    assert(message.startsWith(s"checkpointDir is $file, where no checkpoint can be written: "))
+    assert(jobs == 0)
+  }
+
+  test("a training that broke off goes on from its own checkpoint, another network does not see it") {
     val folder = temporary.resolve("checkpoints")
+    def kept = folder.toFile.listFiles().toSeq.flatMap(_.list()).count(_.startsWith("firesteel-checkpoint-"))
     val many = signs(20000, 2).cache()
-    // A training that is cancelled leaves its checkpoint.
-    @volatile var reached = 0
-    val group = "to be stopped"
-    val first = quick.setEpochs(100000).setCheckpointDir(folder.toString).addListener { e =>
-      reached = e.epoch
-      if (e.epoch == 3) spark.sparkContext.cancelJobGroup(group)
+    def heard(c: NeuralClassifier): (NeuralClassifier, ArrayBuffer[Int]) = {
+      val epochs = ArrayBuffer.empty[Int]
+      (c.setCheckpointDir(folder.toString).addListener(e => epochs += e.epoch), epochs)
     }
+    val group = "to be stopped"
+    def first = quick.setEpochs(400)
+    val (stopped, before) = heard(first.addListener { e =>
+      if (e.epoch == 3) spark.sparkContext.cancelJobGroup(group)
+    })
     spark.sparkContext.setJobGroup(group, group, interruptOnCancel = false)
-    intercept[SparkException](first.fit(many))
-    spark.sparkContext.clearJobGroup()
-    assert(folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
-    val other = quick.setNetwork(Mlp(33)).setCheckpointDir(folder.toString)
-    val message = intercept[RuntimeException](other.fit(many)).getMessage
-    names(message, "32", "33")
-    // The right network goes on from it, and a fit that ends well removes it.
-    val heard = scala.collection.mutable.ArrayBuffer.empty[Int]
-    val epochs = reached + 200
-    val again = quick.setEpochs(epochs).setCheckpointDir(folder.toString).addListener(e => heard += e.epoch)
-    assert(again.fit(many).history.map(_.epoch) == (1 to epochs))
-    assert(heard.head > 3 && heard.last == epochs)
-    assert(!folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
+    try intercept[SparkException](stopped.fit(many))
+    finally spark.sparkContext.clearJobGroup()
+    assert(kept == 1 && before.last < 400)
+    val (other, others) = heard(quick.setEpochs(2).setNetwork(Mlp(33)))
+    other.fit(many)
+    assert(others == Seq(1, 2) && kept == 1)
+    val (again, after) = heard(first)
+    assert(again.fit(many).history.map(_.epoch) == (1 to 400))
+    assert(after.head > 3 && after.last == 400)
+    assert(folder.toFile.list().isEmpty)
   }
 
   test("a job that is cancelled ends at once and is not started again") {
