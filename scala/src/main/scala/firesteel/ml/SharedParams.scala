@@ -1,5 +1,6 @@
 package firesteel.ml
 
+import org.apache.spark.ml.attribute.{Attribute, BinaryAttribute, NominalAttribute}
 import org.apache.spark.ml.param._
 import org.apache.spark.ml.param.shared.{HasFeaturesCol, HasLabelCol, HasPredictionCol, HasWeightCol}
 import org.apache.spark.sql.types._
@@ -77,6 +78,17 @@ private[ml] object NeuralColumns {
     Demand(isNumber, s"the $role column $name has type ${f.dataType.simpleString}, not a number$hint")
     InputColumn(name, f.dataType, schema.fieldIndex(f.name))
   }
+
+  /** The number of classes that a label's ML attribute speaks of, for example the one that a StringIndexer gives it. */
+  def classes(label: StructField): Option[Int] =
+    if (!label.dataType.isInstanceOf[NumericType]) None
+    else
+      Attribute.fromStructField(label) match {
+        case _: BinaryAttribute => Some(2)
+        // Of one class nothing can be learned: the rows will tell whether it is so.
+        case nominal: NominalAttribute => nominal.getNumValues.filter(_ >= 2)
+        case _ => None
+      }
 
   /** The schema with a column behind; a name that is taken is refused. */
   def append(schema: StructType, name: String, dataType: DataType): StructType =
@@ -165,17 +177,19 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
       featureColumns(schema),
       label,
       optional($(weightCol), "weight"),
-      optional($(validationIndicatorCol), "validation indicator")
+      optional($(validationIndicatorCol), "validation indicator"),
+      NeuralColumns.classes(schema(label.name))
     )
   }
 }
 
-/** The columns of a fit. */
+/** The columns of a fit; `classes` is how many values the label's ML attribute speaks of, if it does. */
 private[ml] final case class TrainingColumns(
     features: Seq[InputColumn],
     label: InputColumn,
     weight: Option[InputColumn],
-    validation: Option[InputColumn]
+    validation: Option[InputColumn],
+    classes: Option[Int]
 ) {
 
   /** All of them, a column that plays two roles once, with the places they have in a selection of them. They stand as

@@ -10,6 +10,7 @@ import org.apache.spark.sql.functions._
 class RefusalSuite extends SparkSuite {
   private lazy val data = signs(200, 2).cache()
   private def quick = classifier().setEpochs(1)
+  private def assertSays(message: String, expected: String): Unit = assert(message == expected)
   private def fit(data: DataFrame): String = refusal(quick.fit(data))
   private def broken(column: String, value: Column): DataFrame =
     data.withColumn(column, when(col("id") === 77, value).otherwise(col(column)))
@@ -90,8 +91,25 @@ class RefusalSuite extends SparkSuite {
     names(refusal(quick.setNetwork("""{"mlp": 3}""").fit(data)), "the network is not valid")
   }
 
-  test("options that do not fit each other") {
-    names(refusal(quick.setOptimizer("sgd").setNesterov(true).fit(data)), "nesterov", "momentum")
+  test("options that do not fit each other, before anything runs") {
+    def check(c: NeuralClassifier) = refusal(c.transformSchema(data.schema))
+    assertSays(
+      check(quick.setOptimizer("sgd").setNesterov(true)),
+      "nesterov is true, which needs optimizer sgd with a momentum above 0")
+    assertSays(
+      check(quick.setLoss("huber")),
+      "loss is huber, classification expects auto, softmax_cross_entropy or binary_cross_entropy")
+    assert(
+      check(quick.setLearningRate(Double.PositiveInfinity))
+        .matches("learning_?[rR]ate is \"Infinity\", expected a number above 0"))
+    assertSays(
+      refusal(
+        new NeuralRegressor()
+          .setFeaturesCols("a")
+          .setLoss("softmax_cross_entropy")
+          .transformSchema(data.schema)),
+      "loss is softmax_cross_entropy, regression expects auto, mean_squared_error or huber"
+    )
   }
 
   test("more workers than slots") {
