@@ -28,14 +28,37 @@ private[ml] final class DistributedTraining(
 
   def run(dataset: Dataset[_]): Seq[(String, Array[Byte])] = {
     val sc = dataset.sparkSession.sparkContext
-    val workers = Slots.workers(sc, settings.numWorkers, settings.batchSize)
-    val selected = columns.selected
-    val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
-    val source = Source(data, workers)
-    val checkpoint = Option(settings.checkpointDir).filter(_.nonEmpty).map(Checkpoint(_))
-    val files = attempts(sc, source, selected, workers, checkpoint)
-    checkpoint.foreach(_.remove(sc.hadoopConfiguration))
-    files
+    val announcer = new Announcer(settings.listeners)
+    // Whatever the end: who hears of this fit has heard all of it when `fit` returns.
+    try described(sc, s"Firesteel: $name")(train(sc, dataset, announcer))
+    finally announcer.close()
+  }
+
+  /** Jobs that `run` starts carry this description; the caller's comes back. */
+  private def described[T](sc: SparkContext, description: String)(run: => T): T = {
+    val before = sc.getLocalProperty(SparkBridge.jobDescription)
+    sc.setJobDescription(description)
+    try run
+    finally sc.setJobDescription(before)
+  }
+
+  private def train(
+      sc: SparkContext,
+      dataset: Dataset[_],
+      announcer: Announcer
+  ): Seq[(String, Array[Byte])] = {
+    val checkpoint = Option(settings.checkpointDir)
+      .filter(_.nonEmpty)
+      .map(Checkpoint.open(_, Checkpoint.key(config.toString), sc.hadoopConfiguration))
+    try {
+      val workers = Slots.workers(Cluster(sc), settings.numWorkers, settings.batchSize)
+      val selected = columns.selected
+      val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
+      val source = Source(data, workers)
+      val files = attempts(sc, source, selected, workers, checkpoint, announcer)
+      checkpoint.foreach(_.remove(sc.hadoopConfiguration))
+      files
+    } finally checkpoint.foreach(_.close(sc.hadoopConfiguration))
   }
 
   private def attempts(
@@ -43,16 +66,17 @@ private[ml] final class DistributedTraining(
       source: Source,
       selected: Array[InputColumn],
       workers: Int,
-      checkpoint: Option[Checkpoint]
+      checkpoint: Option[Checkpoint],
+      announcer: Announcer
   ): Seq[(String, Array[Byte])] = {
     var attempt = 1
     while (true) {
-      try return once(sc, source, selected, workers, checkpoint)
+      try return once(sc, source, selected, workers, checkpoint.map(_.copy(attempt = attempt)), announcer)
       catch {
         case e: RuntimeException if FiresteelException.isRetryable(e) && attempt <= settings.maxRetries =>
           attempt += 1
-          settings.listeners.foreach(_.onRetry(attempt, e))
-          Slots.await(sc, workers)
+          announcer.retry(attempt, e)
+          Slots.again(Cluster(sc), workers, e)
       }
     }
     throw new InternalException("unreachable: the loop above returns or throws")
@@ -63,59 +87,49 @@ private[ml] final class DistributedTraining(
       source: Source,
       selected: Array[InputColumn],
       workers: Int,
-      checkpoint: Option[Checkpoint]
+      checkpoint: Option[Checkpoint],
+      announcer: Announcer
   ): Seq[(String, Array[Byte])] = {
     val secret = Wire.secret()
     val host = sc.getConf.get("spark.driver.host")
     val bind = sc.getConf.get("spark.driver.bindAddress", host)
-    val rendezvous = new Rendezvous(bind, workers, secret, settings.timeoutMs, hear)
+    val rendezvous = new Rendezvous(bind, workers, secret, settings.silenceMs, hear(_, announcer))
     try {
       val job = Job(
         UUID.randomUUID().toString,
         host,
+        rendezvous.localHost,
         rendezvous.port,
         secret,
         workers,
         selected,
         config.toString,
-        settings.timeoutMs,
+        settings.silenceMs,
         checkpoint,
+        SparkBridge.maxResultBytes(sc),
         new SerializableConfiguration(sc.hadoopConfiguration)
       )
       val results =
-        try submit(sc, source, job)
+        try described(sc, s"Firesteel: $name on $workers workers")(submit(source, job))
         catch { case NonFatal(e) => throw cause(e, rendezvous) }
+      // What a worker said last may still be on its way.
+      rendezvous.awaitAll()
       results.find(_.nonEmpty).getOrElse(throw new InternalException("no worker returned a model")).toSeq
     } finally rendezvous.close()
   }
 
-  private def submit(
-      sc: SparkContext,
-      source: Source,
-      job: Job
-  ): Array[Array[(String, Array[Byte])]] = {
-    sc.setJobDescription(s"Firesteel: $name on ${job.world} workers")
-    try
-      source match {
-        case Source.Rows(rdd) => train(rdd)(rows => new TrainingTask(job).run(Feed.rows(rows)))
-        case Source.Batches(rdd) => train(rdd)(batches => new TrainingTask(job).run(Feed.batches(batches)))
-      }
-    finally sc.setJobDescription(null)
+  private def submit(source: Source, job: Job): Array[Array[(String, Array[Byte])]] = source match {
+    case Source.Rows(rdd) => gather(rdd)(rows => new TrainingTask(job).run(Feed.rows(rows)))
+    case Source.Batches(rdd) => gather(rdd)(batches => new TrainingTask(job).run(Feed.batches(batches)))
   }
 
-  private def train[T](rdd: RDD[T])(
+  private def gather[T](rdd: RDD[T])(
       work: Iterator[T] => Array[(String, Array[Byte])]
   ): Array[Array[(String, Array[Byte])]] =
     rdd.barrier().mapPartitions(partition => Iterator.single(work(partition))).collect()
 
-  private def hear(event: JsonNode): Unit =
-    if (event.path("event").asText() == "epoch") {
-      val record = EpochRecord.read(event)
-      settings.listeners.foreach { listener =>
-        try listener.onEpoch(record)
-        catch { case NonFatal(e) => Console.err.println(s"a training listener failed: $e") }
-      }
-    }
+  private def hear(event: JsonNode, announcer: Announcer): Unit =
+    if (event.path("event").asText() == "epoch") announcer.epoch(EpochRecord.read(event))
 
   /** What to tell the user: the failure that came first, not the ones that followed from it. */
   private def cause(spark: Throwable, rendezvous: Rendezvous): Throwable =
@@ -164,12 +178,11 @@ private[ml] object Source {
     val rows = SqlBridge.rows(data)
     if (rows.getNumPartitions == workers && SparkBridge.isOneToOne(rows))
       SqlBridge.batches(data).map(Batches(_)).getOrElse(Rows(rows))
-    else {
-      val dealt = SqlBridge.deal(data, rows, workers)
-      // Spark gives partitions that were asked for, unless it finds out that there is nothing to put in them.
-      Demand(dealt.getNumPartitions == workers, "there are no rows to train on")
-      Rows(dealt)
-    }
+    else
+      Rows(
+        SqlBridge
+          .deal(data, rows, workers)
+          .getOrElse(throw new IllegalArgumentException("there are no rows to train on")))
   }
 }
 
@@ -177,67 +190,8 @@ private[ml] object Source {
 private[ml] final case class TrainingSettings(
     numWorkers: Int,
     batchSize: Int,
-    timeoutMs: Int,
+    silenceMs: Int,
     checkpointDir: String,
     maxRetries: Int,
     listeners: Seq[TrainingListener]
 )
-
-/** How many tasks can train together. */
-private[ml] object Slots {
-
-  /** A worker with fewer rows of a batch would spend its time on talking. */
-  private val rowsOfBatch = 32
-
-  /** The number of workers for a fit. */
-  def workers(sc: SparkContext, asked: Int, batchSize: Int): Int = {
-    if (SparkBridge.isDynamicAllocation(sc))
-      throw new IllegalArgumentException(
-        "training needs all its workers at once, which Spark does not promise with dynamic allocation: " +
-          "set spark.dynamicAllocation.enabled=false and a fixed number of executors"
-      )
-    if (asked > 0) {
-      await(sc, asked)
-      asked
-    } else {
-      val slots = waitFor(sc, expected(sc))
-      if (slots == 0) throw new TimeoutException("no executor has registered with Spark")
-      math.max(1, math.min(slots, batchSize / rowsOfBatch))
-    }
-  }
-
-  /** Waits for slots as Spark waits for executors; explains when there are too few. */
-  def await(sc: SparkContext, workers: Int): Unit = {
-    val slots = waitFor(sc, workers)
-    if (slots < workers)
-      throw new IllegalArgumentException(
-        s"numWorkers is $workers, but Spark can run only $slots tasks at once (cores of all executors divided by " +
-          s"spark.task.cpus=${sc.getConf.get("spark.task.cpus", "1")}, master ${sc.master}): all workers must run at " +
-          "the same time, so lower numWorkers or give the application more cores"
-      )
-  }
-
-  /** Executors that are still starting are given the time that Spark gives them. */
-  private def waitFor(sc: SparkContext, wanted: Int): Int = {
-    val patience =
-      if (sc.isLocal) 0L
-      else sc.getConf.getTimeAsMs("spark.scheduler.maxRegisteredResourcesWaitingTime", "30s")
-    val deadline = System.nanoTime() + patience * 1000000
-    while (SparkBridge.slots(sc) < wanted && wanted <= expected(sc) && System.nanoTime() < deadline)
-      Thread.sleep(50)
-    SparkBridge.slots(sc)
-  }
-
-  /** How many slots the configuration promises; at least one. */
-  private def expected(sc: SparkContext): Int = {
-    val conf = sc.getConf
-    val cpus = conf.getInt("spark.task.cpus", 1)
-    val LocalCluster = """local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*]""".r
-    sc.master match {
-      case LocalCluster(executors, cores) => executors.toInt * (cores.toInt / cpus)
-      case _ if conf.contains("spark.executor.instances") =>
-        conf.getInt("spark.executor.instances", 1) * (conf.getInt("spark.executor.cores", 1) / cpus)
-      case _ => 1
-    }
-  }
-}

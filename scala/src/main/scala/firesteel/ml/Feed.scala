@@ -28,12 +28,17 @@ private[ml] object Feed {
       while ((batch == null || from == batch.numRows) && batches.hasNext) {
         batch = batches.next()
         from = 0
+        freeWritten()
       }
       batch != null && from < batch.numRows
     }
 
+    /** Batches that their source does not use again, Arrow's for example, are the reader's to free. */
+    private def freeWritten(): Unit = if (from == batch.numRows) batch.closeIfFreeable()
+
     override def fill(writer: RowWriter): Unit = while (!writer.isFull && hasNext) {
       from = writer.write(batch, from, batch.numRows)
+      freeWritten()
     }
   }
 }

@@ -1,5 +1,10 @@
 package firesteel.ml
 
+import java.util.Locale
+import java.util.concurrent.{ExecutorService, Executors, TimeUnit}
+
+import scala.util.control.NonFatal
+
 import com.fasterxml.jackson.databind.JsonNode
 
 /** One epoch of training.
@@ -26,12 +31,14 @@ final case class EpochRecord(
 
   /** The line that the driver prints. */
   override def toString: String = {
-    val validation = validationLoss.map(l => f"  validation loss $l%.5f").getOrElse("") +
+    // The same on every machine, so that programs can read it.
+    def line(format: String, values: Any*) = format.formatLocal(Locale.ROOT, values: _*)
+    val validation = validationLoss.map(line("  validation loss %.5f", _)).getOrElse("") +
       metric
         .zip(validationMetric)
-        .map { case (name, value) => f"  validation $name $value%.5f" }
+        .map { case (name, value) => line("  validation %s %.5f", name, value) }
         .getOrElse("")
-    f"epoch $epoch%3d  step $step%7d  loss $loss%.5f$validation  $samplesPerSecond%,.0f samples/s"
+    line("epoch %3d  step %7d  loss %.5f%s  %,.0f samples/s", epoch, step, loss, validation, samplesPerSecond)
   }
 }
 
@@ -51,7 +58,10 @@ private[ml] object EpochRecord {
   }
 }
 
-/** Hears of training on the driver, on a thread of its own. */
+/** Hears of training on the driver, on a thread of its own, one event after the other; training does not wait for
+  * it, but `fit` returns only when everything was heard. It must not run Spark jobs: the workers hold the slots until
+  * training ends, so a job would wait until then.
+  */
 trait TrainingListener {
 
   /** An epoch ended. */
@@ -66,4 +76,36 @@ private[ml] object ConsoleListener extends TrainingListener {
   override def onEpoch(record: EpochRecord): Unit = Console.println(record)
   override def onRetry(attempt: Int, cause: Throwable): Unit =
     Console.println(s"training starts again (attempt $attempt): ${cause.getMessage}")
+}
+
+/** Tells listeners what happens, in order, on one thread a fit. What a listener throws ends nothing. */
+private[ml] final class Announcer(listeners: Seq[TrainingListener]) extends AutoCloseable {
+  private val queue: ExecutorService = Executors.newSingleThreadExecutor { run =>
+    val thread = new Thread(run, "firesteel-listeners")
+    thread.setDaemon(true)
+    thread
+  }
+
+  def epoch(record: EpochRecord): Unit = tell(_.onEpoch(record))
+
+  def retry(attempt: Int, cause: Throwable): Unit = tell(_.onRetry(attempt, cause))
+
+  private def tell(what: TrainingListener => Unit): Unit = if (listeners.nonEmpty && !queue.isShutdown)
+    queue.execute { () =>
+      listeners.foreach { listener =>
+        try what(listener)
+        catch { case NonFatal(e) => Console.err.println(s"a training listener failed: $e") }
+      }
+    }
+
+  /** Waits until everything was heard. */
+  override def close(): Unit = {
+    queue.shutdown()
+    try while (!queue.awaitTermination(1, TimeUnit.MINUTES)) {}
+    catch {
+      case _: InterruptedException =>
+        queue.shutdownNow()
+        Thread.currentThread().interrupt()
+    }
+  }
 }

@@ -25,7 +25,7 @@ class NeuralClassifier(override val uid: String)
       fitting: Boolean,
       featuresDataType: DataType
   ): StructType = {
-    if (fitting) trainingColumns(schema) else featureColumns(schema)
+    if (fitting) checkTraining(schema, "classification") else featureColumns(schema)
     ClassifierSchema.append(schema, $(rawPredictionCol), $(probabilityCol), $(predictionCol))
   }
 

@@ -4,20 +4,19 @@ import com.fasterxml.jackson.databind.JsonNode
 import com.fasterxml.jackson.databind.node.ObjectNode
 import org.apache.spark.ml.param.Params
 import org.apache.spark.sql.Dataset
+import org.apache.spark.sql.types.StructType
 
 /** What both estimators share: from params to a run of [[DistributedTraining]]. */
 private[ml] trait NeuralEstimator extends NeuralTrainingParams { this: Params =>
 
   /** Trains on a dataset; `task` is classification or regression. */
   private[ml] def trainNetwork(dataset: Dataset[_], task: String): ModelFiles = {
-    NativeLibrary.load()
-    Native.checkNetwork($(network))
     val columns = trainingColumns(dataset.schema)
     val console = if ($(showProgress)) Seq(ConsoleListener) else Seq.empty
     val settings = TrainingSettings(
       $(numWorkers),
       $(batchSize),
-      math.min(math.ceil($(timeoutSeconds) * 1000), NeuralEstimator.silenceMs).toInt,
+      Liveness.silenceMs($(timeoutSeconds)),
       $(checkpointDir),
       $(maxRetries),
       console ++ Option(listeners).getOrElse(Vector.empty)
@@ -27,10 +26,20 @@ private[ml] trait NeuralEstimator extends NeuralTrainingParams { this: Params =>
     new ModelFiles(files)
   }
 
+  /** Refuses what cannot be trained, before anything runs. */
+  private[ml] def checkTraining(schema: StructType, task: String): Unit = {
+    val columns = trainingColumns(schema)
+    NativeLibrary.load()
+    Native.checkNetwork($(network))
+    // Rust checks a configuration where it makes something of it.
+    new Handle("shard", Native.shardNew(config(task, columns).toString, 0)).close()
+  }
+
   /** What the native library reads: the same on every worker. */
   private[ml] def config(task: String, columns: TrainingColumns): ObjectNode = {
     val json = Wire.json.createObjectNode()
     json.put("task", task)
+    if (task == "classification") columns.classes.foreach(n => json.put("classes", n))
     json.put("checkpoints", $(checkpointDir).nonEmpty)
     json.set[JsonNode]("network", Wire.json.readTree($(network)))
     json.set[JsonNode]("params", hyperParameters)
@@ -48,10 +57,4 @@ private[ml] trait NeuralEstimator extends NeuralTrainingParams { this: Params =>
     columns.validation.foreach(c => data.put("validation", c.name))
     json
   }
-}
-
-private object NeuralEstimator {
-
-  /** Worker and driver speak every second; one that is silent for so long is gone, however long a step may take. */
-  private val silenceMs = 30000.0
 }

@@ -22,7 +22,7 @@ class NeuralRegressor(override val uid: String)
       fitting: Boolean,
       featuresDataType: DataType
   ): StructType = {
-    if (fitting) trainingColumns(schema) else featureColumns(schema)
+    if (fitting) checkTraining(schema, "regression") else featureColumns(schema)
     NeuralColumns.append(schema, $(predictionCol), DoubleType)
   }
 

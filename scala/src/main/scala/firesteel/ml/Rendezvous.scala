@@ -19,17 +19,35 @@ private[ml] final case class Peer(rank: Int, process: String, host: String, port
 /** What ended a worker: the exception's class and message, as the worker saw it. */
 private[ml] final case class Failure(peer: Peer, exception: String, message: String)
 
+/** How driver and workers notice that the other's process is gone or stands still. How long a step of training may
+  * take is another matter: that is `timeoutSeconds`, and the native library's.
+  */
+private[ml] object Liveness {
+
+  /** How often each says that it lives. */
+  val beatMs = 1000
+
+  /** Who says nothing for so long is lost: much longer than a garbage collection stops a process. */
+  val mostSilentMs = 120000
+
+  /** The silence that a fit bears. */
+  def silenceMs(timeoutSeconds: Double): Int =
+    math.min(math.ceil(timeoutSeconds * 1000), mostSilentMs.toDouble).toInt
+
+  def beatMs(silenceMs: Int): Int = math.max(10, math.min(beatMs, silenceMs / 4))
+}
+
 /** The server on the driver where the workers of one attempt meet. Each keeps its connection while it trains:
   * progress and failures come over it, and its end says that the worker is gone.
   *
-  * @param timeoutMs
-  *   a worker that says nothing for so long is lost; each says something every second
+  * @param silenceMs
+  *   a worker that says nothing for so long is lost
   */
 private[ml] final class Rendezvous(
     host: String,
     world: Int,
     secret: Array[Byte],
-    timeoutMs: Int,
+    silenceMs: Int,
     onEvent: JsonNode => Unit
 ) extends AutoCloseable {
 
@@ -47,8 +65,13 @@ private[ml] final class Rendezvous(
 
   start("firesteel-rendezvous")(accept())
 
-  val address: String = host
   def port: Int = server.getLocalPort
+
+  /** Where workers in this very process reach it: what others call the driver may not lead back to it. */
+  def localHost: String = {
+    val bound = server.getInetAddress
+    (if (bound.isAnyLocalAddress) InetAddress.getLoopbackAddress else bound).getHostAddress
+  }
 
   /** The failure that came first, the consequences of a lost peer last; waits a little, because what a worker
     * says may arrive after Spark noticed its end.
@@ -65,6 +88,16 @@ private[ml] final class Rendezvous(
       own.headOption.orElse(departed.headOption).orElse(reported.headOption)
     }
   }
+
+  /** Waits until every worker has said its last, or is lost: after a job's end, when that is on its way. */
+  def awaitAll(): Unit = {
+    val deadline = System.nanoTime() + farewellMs * 1000000
+    synchronized {
+      while (!(0 until world).forall(r => finished(r) || ended(r)) && System.nanoTime() < deadline) wait(50)
+    }
+  }
+
+  private val farewellMs = 10000L
 
   private def ended(rank: Int): Boolean = (reported ++ departed).exists(_.peer.rank == rank)
 
@@ -87,7 +120,7 @@ private[ml] final class Rendezvous(
     var peer: Peer = null
     try {
       socket.setTcpNoDelay(true)
-      socket.setSoTimeout(timeoutMs)
+      socket.setSoTimeout(silenceMs)
       val in = new DataInputStream(socket.getInputStream)
       val out = new DataOutputStream(socket.getOutputStream)
       Wire.prove(in, out, secret, asDriver = true)
@@ -95,7 +128,7 @@ private[ml] final class Rendezvous(
       while (!finished(peer.rank)) hear(peer, Wire.read(in), out)
     } catch {
       case _: SocketTimeoutException if peer != null =>
-        depart(peer, s"$peer was lost: it said nothing for ${timeoutMs / 1000.0} s")
+        depart(peer, s"$peer was lost: it said nothing for ${silenceMs / 1000.0} s")
       case NonFatal(_) if peer != null => depart(peer, s"$peer was lost: its connection to the driver ended")
       // A stranger, or a worker that died before it said its name: Spark reports the task.
       case NonFatal(_) =>
@@ -138,33 +171,41 @@ private[ml] final class Rendezvous(
       case other => throw new IOException(s"a message of type $other is not known")
     }
 
-  /** When the last worker is ready, everyone hears who the others are. */
-  private def arrive(peer: Peer): Unit = synchronized {
-    ready(peer.rank) = true
-    if (ready.forall(identity)) {
-      val message = Wire.json.createObjectNode().put("type", "world")
-      val list = message.putArray("peers")
-      peers.foreach { p =>
-        list.addObject().put("process", p.process).put("host", p.host).put("port", p.port)
-      }
-      outputs.foreach(Wire.write(_, message))
+  /** When the last worker is ready, everyone hears who the others are. A worker that cannot hear it is lost, whoever
+    * arrived last.
+    */
+  private def arrive(peer: Peer): Unit = {
+    val deaf = synchronized {
+      ready(peer.rank) = true
+      if (ready.forall(identity)) peers.toSeq.filterNot(isHeard(_, everyone)) else Seq.empty
     }
+    deaf.foreach(p => depart(p, s"$p was lost: its connection to the driver ended"))
   }
 
+  private def everyone: JsonNode = {
+    val message = Wire.json.createObjectNode().put("type", "world")
+    val list = message.putArray("peers")
+    peers.foreach(p => list.addObject().put("process", p.process).put("host", p.host).put("port", p.port))
+    message
+  }
+
+  private def isHeard(peer: Peer, message: JsonNode): Boolean =
+    try { Wire.write(outputs(peer.rank), message); true }
+    catch { case _: IOException => false }
+
   private def depart(peer: Peer, message: String): Unit = if (!closed) {
-    synchronized {
-      departed += Failure(peer, classOf[PeerLostException].getName, message)
+    val isNew = synchronized {
+      val isNew = !ended(peer.rank)
+      if (isNew) departed += Failure(peer, classOf[PeerLostException].getName, message)
       notifyAll()
+      isNew
     }
-    abort(message)
+    if (isNew) abort(message)
   }
 
   private def abort(why: String): Unit = {
     val message = Wire.json.createObjectNode().put("type", "abort").put("message", why)
-    val listening = synchronized(outputs.filter(_ != null))
-    listening.foreach(out =>
-      try Wire.write(out, message)
-      catch { case _: IOException => })
+    synchronized(peers.filter(_ != null)).foreach(isHeard(_, message))
   }
 
   override def close(): Unit = {

@@ -10,23 +10,23 @@ import com.fasterxml.jackson.databind.JsonNode
 
 /** A worker's connection to the driver.
   *
-  * @param timeoutMs
-  *   a driver that says nothing for so long is gone; it answers every second
+  * @param silenceMs
+  *   a driver that says nothing for so long is gone; it answers each time this worker says that it lives
   */
 private[ml] final class RendezvousClient(
     host: String,
     port: Int,
     secret: Array[Byte],
     me: Peer,
-    timeoutMs: Int
+    silenceMs: Int
 ) extends AutoCloseable {
 
   private val socket = new Socket()
   socket.setTcpNoDelay(true)
-  socket.setSoTimeout(timeoutMs)
+  socket.setSoTimeout(silenceMs)
   private val (in, out) =
     try {
-      socket.connect(new InetSocketAddress(host, port), timeoutMs)
+      socket.connect(new InetSocketAddress(host, port), silenceMs)
       val in = new DataInputStream(socket.getInputStream)
       val out = new DataOutputStream(socket.getOutputStream)
       Wire.prove(in, out, secret, asDriver = false)
@@ -82,7 +82,7 @@ private[ml] final class RendezvousClient(
     try
       while (!closed) {
         Wire.write(out, say("alive"))
-        Thread.sleep(math.max(10, math.min(1000, timeoutMs / 4)))
+        Thread.sleep(Liveness.beatMs(silenceMs))
       }
     catch { case _: IOException | _: InterruptedException => } // `listen` reports it.
 

@@ -1,5 +1,6 @@
 package firesteel.ml
 
+import org.apache.spark.ml.attribute.{Attribute, BinaryAttribute, NominalAttribute}
 import org.apache.spark.ml.param._
 import org.apache.spark.ml.param.shared.{HasFeaturesCol, HasLabelCol, HasPredictionCol, HasWeightCol}
 import org.apache.spark.sql.types._
@@ -78,6 +79,17 @@ private[ml] object NeuralColumns {
     InputColumn(name, f.dataType, schema.fieldIndex(f.name))
   }
 
+  /** The number of classes that a label's ML attribute speaks of, for example the one that a StringIndexer gives it. */
+  def classes(label: StructField): Option[Int] =
+    if (!label.dataType.isInstanceOf[NumericType]) None
+    else
+      Attribute.fromStructField(label) match {
+        case _: BinaryAttribute => Some(2)
+        // Of one class nothing can be learned: the rows will tell whether it is so.
+        case nominal: NominalAttribute => nominal.getNumValues.filter(_ >= 2)
+        case _ => None
+      }
+
   /** The schema with a column behind; a name that is taken is refused. */
   def append(schema: StructType, name: String, dataType: DataType): StructType =
     if (name.isEmpty) schema
@@ -110,8 +122,8 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
   final def getValidationIndicatorCol: String = $(validationIndicatorCol)
   def setValidationIndicatorCol(value: String): this.type = set(validationIndicatorCol, value)
 
-  /** A Hadoop path where the latest checkpoint is kept while training. A fit that finds one there goes on from
-    * it; a fit that ends well removes it.
+  /** A Hadoop path where the latest checkpoint is kept while training, each configuration's in a folder of its own. A
+    * fit that finds one of its configuration goes on from it; a fit that ends well removes it.
     */
   final val checkpointDir: Param[String] =
     new Param[String](this, "checkpointDir", "Hadoop path of the latest checkpoint; empty keeps none")
@@ -147,7 +159,9 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
 
   @transient private[ml] var listeners: Vector[TrainingListener] = Vector.empty
 
-  /** Hears of every epoch, on the driver, while training runs. Not saved. */
+  /** Hears of every epoch, on the driver, while training runs. It must not run Spark jobs: the workers hold the slots.
+    * Not saved.
+    */
   def addListener(listener: TrainingListener): this.type = {
     listeners = Option(listeners).getOrElse(Vector.empty) :+ listener
     this
@@ -163,22 +177,26 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
       featureColumns(schema),
       label,
       optional($(weightCol), "weight"),
-      optional($(validationIndicatorCol), "validation indicator")
+      optional($(validationIndicatorCol), "validation indicator"),
+      NeuralColumns.classes(schema(label.name))
     )
   }
 }
 
-/** The columns of a fit. */
+/** The columns of a fit; `classes` is how many values the label's ML attribute speaks of, if it does. */
 private[ml] final case class TrainingColumns(
     features: Seq[InputColumn],
     label: InputColumn,
     weight: Option[InputColumn],
-    validation: Option[InputColumn]
+    validation: Option[InputColumn],
+    classes: Option[Int]
 ) {
 
-  /** All of them, a column that plays two roles once, with the places they have in a selection of them. */
+  /** All of them, a column that plays two roles once, with the places they have in a selection of them. They stand as
+    * in the dataset: what reads files gives them in that order, and another would cost a projection.
+    */
   def selected: Array[InputColumn] = {
     val all = (features :+ label) ++ weight ++ validation
-    all.distinctBy(_.name).zipWithIndex.map { case (c, i) => c.copy(ordinal = i) }.toArray
+    all.distinctBy(_.name).sortBy(_.ordinal).zipWithIndex.map { case (c, i) => c.copy(ordinal = i) }.toArray
   }
 }

@@ -1,22 +1,33 @@
 package firesteel.ml
 
-import java.util.UUID
+import java.net.{Inet6Address, InetAddress}
+import java.util.{Locale, UUID}
 
 import org.apache.spark.TaskContext
 import org.apache.spark.firesteel.SparkBridge
 import org.apache.spark.util.SerializableConfiguration
 
-/** What the driver gives every worker of one attempt. */
+/** What the driver gives every worker of one attempt.
+  *
+  * @param driverLocalHost
+  *   where workers in the driver's process reach it
+  * @param silenceMs
+  *   how long driver and workers bear that the other says nothing
+  * @param maxResultBytes
+  *   how much Spark lets tasks return; 0 is no limit
+  */
 private[ml] final case class Job(
     id: String,
     driverHost: String,
+    driverLocalHost: String,
     driverPort: Int,
     secret: Array[Byte],
     world: Int,
     columns: Array[InputColumn],
     config: String,
-    timeoutMs: Int,
+    silenceMs: Int,
     checkpoint: Option[Checkpoint],
+    maxResultBytes: Long,
     hadoop: SerializableConfiguration
 )
 
@@ -34,10 +45,11 @@ private[ml] final class TrainingTask(job: Job) {
   def run(feed: Feed): Array[(String, Array[Byte])] = {
     NativeLibrary.load()
     val host = SparkBridge.executorHost
-    val listener = new Handle("listener", Native.listenerOpen(host))
+    val listener = new Handle("listener", Native.listenerOpen(bindAddress(host)))
     try {
       val me = Peer(rank, ThisProcess.id, host, Native.listenerPort(listener.value), SparkBridge.executorId)
-      val driver = new RendezvousClient(job.driverHost, job.driverPort, job.secret, me, job.timeoutMs)
+      val driverHost = if (SparkBridge.isDriver) job.driverLocalHost else job.driverHost
+      val driver = new RendezvousClient(driverHost, job.driverPort, job.secret, me, job.silenceMs)
       try {
         val files = train(feed, listener, driver)
         driver.done()
@@ -48,6 +60,13 @@ private[ml] final class TrainingTask(job: Job) {
       } finally driver.close()
     } finally listener.close()
   }
+
+  /** What to listen on. The host is what others call this machine; behind a NAT nothing listens on that address. */
+  private def bindAddress(host: String): String =
+    if (job.world == 1) InetAddress.getLoopbackAddress.getHostAddress
+    else if (SparkBridge.isDriver) SparkBridge.driverBindAddress
+    else if (InetAddress.getByName(host).isInstanceOf[Inet6Address]) "[::]"
+    else "0.0.0.0"
 
   /** Ends the task when Spark wants it to end or when the attempt has failed elsewhere. */
   private def check(driver: RendezvousClient): Unit = {
@@ -116,12 +135,16 @@ private[ml] final class TrainingTask(job: Job) {
 
   private def hear(line: String, training: Handle, driver: RendezvousClient): Unit = if (rank == 0) {
     val event = Wire.json.readTree(line)
-    if (event.path("event").asText() == "checkpoint")
-      // Several may have been made since the last poll; the first to ask gets the latest.
-      Option(Native.trainCheckpoint(training.value)).foreach { bytes =>
-        job.checkpoint.foreach(_.write(bytes, job.hadoop.value))
-      }
-    else driver.event(event)
+    event.path("event").asText() match {
+      case "checkpoint" =>
+        // Several may have been made since the last poll; the first to ask gets the latest.
+        Option(Native.trainCheckpoint(training.value)).foreach { bytes =>
+          job.checkpoint.foreach(_.write(bytes, job.hadoop.value))
+        }
+      case "started" => TrainingTask.checkSize(event.path("weights").asLong(), job.maxResultBytes)
+      case _ =>
+    }
+    driver.event(event)
   }
 }
 
@@ -130,4 +153,20 @@ private[ml] object TrainingTask {
 
   /** How long a poll waits, and so the longest that an interrupt goes unnoticed. */
   private val pollMs = 50
+
+  /** Refuses a network whose weights cannot be returned, before it is trained. */
+  private[ml] def checkSize(weights: Long, maxResultBytes: Long): Unit = {
+    val bytes = 4 * weights
+    def megabytes(b: Long) = "%.1f MB".formatLocal(Locale.ROOT, b / 1e6)
+    Demand(
+      maxResultBytes == 0 || bytes < maxResultBytes,
+      s"the network has $weights weights, ${megabytes(bytes)}, but Spark lets tasks return only " +
+        s"${megabytes(maxResultBytes)} (spark.driver.maxResultSize): raise it when the application starts"
+    )
+    Demand(
+      bytes < Int.MaxValue,
+      s"the network has $weights weights, ${megabytes(bytes)}, more than the ${megabytes(Int.MaxValue)} that a " +
+        "Java array holds"
+    )
+  }
 }

@@ -3,7 +3,7 @@ package firesteel.ml
 import scala.collection.mutable.ArrayBuffer
 
 import org.apache.spark.ml.{Pipeline, PipelineModel}
-import org.apache.spark.ml.attribute.{AttributeGroup, NominalAttribute, Attribute}
+import org.apache.spark.ml.attribute.{Attribute, AttributeGroup, BinaryAttribute, NominalAttribute}
 import org.apache.spark.ml.evaluation.{BinaryClassificationEvaluator, MulticlassClassificationEvaluator}
 import org.apache.spark.ml.feature.{StringIndexer, VectorAssembler}
 import org.apache.spark.ml.linalg.Vector
@@ -22,7 +22,7 @@ class ClassifierSuite extends SparkSuite {
     assert(model.numClasses == 2 && model.numFeatures == 2)
     assert(model.history.length == 20)
     assert(model.history.last.loss < model.history.head.loss)
-    assert(model.hasSummary && model.summary.totalIterations == 19)
+    assert(model.hasSummary && model.summary.totalIterations == 20)
     assert(model.summary.objectiveHistory.toSeq == model.history.map(_.loss))
     assert(scored.columns.takeRight(3).toSeq == Seq("rawPrediction", "probability", "prediction"))
     val auc = new BinaryClassificationEvaluator().evaluate(scored)
@@ -201,6 +201,53 @@ class ClassifierSuite extends SparkSuite {
     val loaded = CrossValidatorModel.load(temporary.resolve("cv").toString)
     assert(loaded.avgMetrics.toSeq == fitted.avgMetrics.toSeq)
     assert(accuracy(loaded.transform(data)) > 0.8)
+  }
+
+  test("folds and params do not go on from each other's checkpoints") {
+    val folder = temporary.resolve("checkpoints")
+    def metrics(directory: String) = {
+      val c = classifier().setEpochs(8).setNumWorkers(1).setCheckpointDir(directory)
+      val grid = new ParamGridBuilder().addGrid(c.learningRate, Array(1e-6, 0.002, 0.02)).build()
+      new CrossValidator()
+        .setEstimator(c)
+        .setEvaluator(new BinaryClassificationEvaluator())
+        .setEstimatorParamMaps(grid)
+        .setNumFolds(2)
+        .setParallelism(2)
+        .fit(data)
+        .avgMetrics
+        .toSeq
+    }
+    assert(metrics(folder.toString) == metrics(""))
+    assert(folder.toFile.list().isEmpty)
+  }
+
+  test("the label's ML attribute says how many classes there are") {
+    def attribute(values: Int) =
+      NominalAttribute.defaultAttr.withName("y").withNumValues(values).toMetadata()
+    val four = data.withColumn("y", (col("id") % 4).cast("double").as("y", attribute(4)))
+    val c = classifier().setEpochs(1).setLabelCol("y")
+    assert(c.fit(four).numClasses == 4)
+    assert(c.fit(four.filter("y < 2")).numClasses == 4, "a fold without the last classes keeps its width")
+    val stray = four.withColumn("y", when(col("id") === 77, 7.0).otherwise(col("y")).as("y", attribute(4)))
+    assert(
+      refusal(c.fit(stray)) ==
+        "label column 'y', row 77 of rank 0: 7, expected a class, a whole number from 0 to 3")
+    val two = data.withColumn("y", lit(0.0).as("y", BinaryAttribute.defaultAttr.toMetadata()))
+    assert(c.fit(two).numClasses == 2)
+    val told = data.withColumn("y", col("label").as("y", attribute(1)))
+    assert(c.fit(told).numClasses == 2, "one value is no promise")
+    assert(c.fit(data.withColumn("y", col("label") === 1)).numClasses == 2, "a boolean has no attribute")
+    // Numbers are not classes, whatever is said of them.
+    assert(
+      new NeuralRegressor()
+        .setFeaturesCols("a")
+        .setLabelCol("y")
+        .setEpochs(1)
+        .setShowProgress(false)
+        .fit(four)
+        .summary
+        .totalIterations == 1)
   }
 
   test("training leaves no handle open, a model that nothing refers to is freed") {

@@ -1,5 +1,7 @@
 package firesteel.ml
 
+import scala.collection.mutable.ArrayBuffer
+
 import org.apache.spark.SparkException
 import org.apache.spark.sql.{Column, DataFrame, Row}
 import org.apache.spark.sql.functions._
@@ -12,46 +14,60 @@ class RefusalSuite extends SparkSuite {
   private def broken(column: String, value: Column): DataFrame =
     data.withColumn(column, when(col("id") === 77, value).otherwise(col(column)))
 
-  /** The message names all of these. */
-  private def names(message: String, parts: String*): Unit =
-    parts.foreach(p => assert(message.toLowerCase.contains(p.toLowerCase), s"'$p' in: $message"))
+  private def says(message: String, expected: String): Unit = assert(message == expected)
 
   test("an unknown column") {
-    names(
+    says(
       refusal(quick.setFeaturesCols("a", "zz").fit(data)),
-      "feature column zz does not exist",
-      "a, b, word")
-    names(refusal(quick.setLabelCol("y").fit(data)), "label column y does not exist")
-    names(refusal(quick.setWeightCol("w").fit(data)), "weight column w does not exist")
-    names(refusal(quick.fit(data).transform(data.drop("b"))), "feature column b does not exist")
+      "the feature column zz does not exist; there are a, b, word, noise, id, label")
+    says(
+      refusal(quick.setLabelCol("y").fit(data)),
+      "the label column y does not exist; there are a, b, word, noise, id, label")
+    says(
+      refusal(quick.setWeightCol("w").fit(data)),
+      "the weight column w does not exist; there are a, b, word, noise, id, label")
+    says(
+      refusal(quick.fit(data).transform(data.drop("b"))),
+      "the feature column b does not exist; there are a, word, noise, id, label")
   }
 
   test("a column of the wrong type") {
-    names(
+    says(
       fit(data.withColumn("a", current_timestamp())),
-      "column a has type timestamp",
-      "a feature is a number")
-    names(fit(data.withColumn("label", col("word"))), "label column label has type string", "StringIndexer")
-    names(refusal(quick.setWeightCol("word").fit(data)), "weight column word has type string")
-    names(refusal(quick.setInputShape(1, 2).fit(data)), "inputShape needs one vector column")
+      "column a has type timestamp; a feature is a number, boolean, string, array of numbers or ML Vector")
+    says(
+      fit(data.withColumn("label", col("word"))),
+      "the label column label has type string, not a number; a StringIndexer makes class numbers of strings")
+    says(
+      refusal(quick.setWeightCol("word").fit(data)),
+      "the weight column word has type string, not a number")
+    says(
+      refusal(quick.setInputShape(1, 2).fit(data)),
+      "inputShape needs one vector column, the features are a, b")
   }
 
   test("a column named twice, or both ways of naming columns") {
-    names(refusal(quick.setFeaturesCols("a", "a").fit(data)), "names column a twice")
-    names(refusal(quick.setFeaturesCol("a").fit(data)), "set featuresCol or featuresCols, not both")
+    says(refusal(quick.setFeaturesCols("a", "a").fit(data)), "featuresCols names column a twice")
+    says(refusal(quick.setFeaturesCol("a").fit(data)), "set featuresCol or featuresCols, not both")
   }
 
   test("a label that is NULL, not whole, negative or not a number") {
-    names(fit(broken("label", lit(null))), "label", "NULL")
-    names(fit(broken("label", lit(0.5))), "label", "0.5")
-    names(fit(broken("label", lit(-1.0))), "label", "-1")
-    names(fit(broken("label", lit(Double.NaN))), "label", "NaN")
+    val values = Seq("NULL" -> null, "0.5" -> 0.5, "-1" -> -1.0, "NaN" -> Double.NaN)
+    for ((name, value) <- values)
+      says(
+        fit(broken("label", lit(value))),
+        s"label column 'label', row 77 of rank 0: $name, expected a class, a whole number from 0 to 99999")
   }
 
   test("a NULL, NaN or infinite feature, unless it is to be skipped or kept") {
-    names(fit(broken("a", lit(null))), "a", "NULL")
-    names(fit(broken("a", lit(Double.NaN))), "a", "NaN")
-    names(fit(broken("b", lit(Double.PositiveInfinity))), "b", "inf")
+    val values =
+      Seq(("a", "NULL", lit(null)), ("a", "NaN", lit(Double.NaN)), ("b", "inf", lit(Double.PositiveInfinity)))
+    for ((column, name, value) <- values)
+      says(
+        fit(broken(column, value)),
+        s"column '$column', row 77 of rank 0: $name, expected a finite number; handleInvalid 'skip' drops such " +
+          "rows, 'keep' takes the mean instead"
+      )
     val nan = broken("a", lit(Double.NaN))
     val skipping = quick.setHandleInvalid("skip").fit(nan)
     assert(skipping.transform(nan).count() == 199)
@@ -68,33 +84,67 @@ class RefusalSuite extends SparkSuite {
   test("ragged arrays") {
     val ragged =
       data.withColumn("v", when(col("id") === 77, array(lit(1f))).otherwise(array(lit(1f), lit(2f))))
-    names(refusal(quick.setFeaturesCols("v").fit(ragged)), "v", "1", "2")
+    says(
+      refusal(quick.setFeaturesCols("v").fit(ragged)),
+      "column 'v', row 77 of rank 0: a vector of 1 values, expected 2 as in the rows before")
   }
 
   test("a vector that does not fit the input shape") {
     val vectors = data.withColumn("v", array(lit(1f), lit(2f), lit(3f)))
-    names(refusal(quick.setFeaturesCols("v").setInputShape(1, 2, 2).fit(vectors)), "v", "3")
+    says(
+      refusal(quick.setNumWorkers(1).setFeaturesCols("v").setInputShape(1, 2, 2).fit(vectors)),
+      "column 'v', row 0 of rank 0: a vector of 3 values, expected 4 for shape [1, 2, 2]"
+    )
   }
 
-  test("zero rows") {
-    names(fit(data.filter("id < 0")), "no", "row")
-    names(fit(data.limit(0)), "no", "row")
-    names(fit(signs(0, 2)), "no", "row")
-    names(fit(spark.createDataFrame(java.util.List.of[Row](), data.schema)), "no", "row")
+  test("zero rows, with a shuffle and without") {
+    val none = Seq(
+      data.filter("id < 0"),
+      data.limit(0),
+      signs(0, 2),
+      signs(0, 3),
+      spark.createDataFrame(java.util.List.of[Row](), data.schema))
+    none.foreach(d => says(fit(d), "there are no rows to train on"))
   }
 
   test("a network that does not suit the data") {
-    names(refusal(quick.setNetwork(Lenet5).fit(data)), "lenet5 reads an image")
-    names(refusal(quick.setNetwork("""{"mlp": 3}""").fit(data)), "the network is not valid")
+    says(
+      refusal(quick.setNetwork(Lenet5).fit(data)),
+      "lenet5 reads an image of [channels, 28, 28] or [channels, 32, 32], the data has [numbers: dense [2]]")
+    says(
+      refusal(quick.setNetwork("""{"mlp": 3}""").fit(data)),
+      "the network is not valid: invalid type: integer `3`, expected struct variant Network::Mlp at line 1 column 9"
+    )
   }
 
-  test("options that do not fit each other") {
-    names(refusal(quick.setOptimizer("sgd").setNesterov(true).fit(data)), "nesterov", "momentum")
+  test("options that do not fit each other, before anything runs") {
+    def check(c: NeuralClassifier) = refusal(c.transformSchema(data.schema))
+    says(
+      check(quick.setOptimizer("sgd").setNesterov(true)),
+      "nesterov is true, which needs optimizer sgd with a momentum above 0")
+    says(
+      check(quick.setLoss("huber")),
+      "loss is huber, classification expects auto, softmax_cross_entropy or binary_cross_entropy")
+    assert(
+      check(quick.setLearningRate(Double.PositiveInfinity))
+        .matches("learning_?[rR]ate is \"Infinity\", expected a number above 0"))
+    says(
+      refusal(
+        new NeuralRegressor()
+          .setFeaturesCols("a")
+          .setLoss("softmax_cross_entropy")
+          .transformSchema(data.schema)),
+      "loss is softmax_cross_entropy, regression expects auto, mean_squared_error or huber"
+    )
   }
 
   test("more workers than slots") {
-    val message = refusal(quick.setNumWorkers(3).fit(data))
-    names(message, "numWorkers is 3", "only 2 tasks at once", "lower numWorkers")
+    says(
+      refusal(quick.setNumWorkers(3).fit(data)),
+      "numWorkers is 3, but Spark can run only 2 tasks at once (cores of all executors divided by " +
+        "spark.task.cpus=1, master local[2]): all workers must run at the same time, so lower numWorkers or give " +
+        "the application more cores"
+    )
   }
 
   test("fewer rows than workers is no error") {
@@ -104,30 +154,38 @@ class RefusalSuite extends SparkSuite {
     assert(regressor.setShowProgress(false).fit(data.filter("id = 5")).transform(data).count() == 200)
   }
 
-  test("a checkpoint of another shape") {
+  test("a checkpoint directory that is a file") {
+    val file = java.nio.file.Files.createFile(temporary.resolve("file"))
+    var jobs = 0
+    val message = refusal(quick.setCheckpointDir(file.toString).addListener(_ => jobs += 1).fit(data))
+    assert(message.startsWith(s"checkpointDir is $file, where no checkpoint can be written: "))
+    assert(jobs == 0)
+  }
+
+  test("a training that broke off goes on from its own checkpoint, another network does not see it") {
     val folder = temporary.resolve("checkpoints")
+    def kept = folder.toFile.listFiles().toSeq.flatMap(_.list()).count(_.startsWith("firesteel-checkpoint-"))
     val many = signs(20000, 2).cache()
-    // A training that is cancelled leaves its checkpoint.
-    @volatile var reached = 0
-    val group = "to be stopped"
-    val first = quick.setEpochs(100000).setCheckpointDir(folder.toString).addListener { e =>
-      reached = e.epoch
-      if (e.epoch == 3) spark.sparkContext.cancelJobGroup(group)
+    def heard(c: NeuralClassifier): (NeuralClassifier, ArrayBuffer[Int]) = {
+      val epochs = ArrayBuffer.empty[Int]
+      (c.setCheckpointDir(folder.toString).addListener(e => epochs += e.epoch), epochs)
     }
+    val group = "to be stopped"
+    def first = quick.setEpochs(400)
+    val (stopped, before) = heard(first.addListener { e =>
+      if (e.epoch == 3) spark.sparkContext.cancelJobGroup(group)
+    })
     spark.sparkContext.setJobGroup(group, group, interruptOnCancel = false)
-    intercept[SparkException](first.fit(many))
-    spark.sparkContext.clearJobGroup()
-    assert(folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
-    val other = quick.setNetwork(Mlp(33)).setCheckpointDir(folder.toString)
-    val message = intercept[RuntimeException](other.fit(many)).getMessage
-    names(message, "32", "33")
-    // The right network goes on from it, and a fit that ends well removes it.
-    val heard = scala.collection.mutable.ArrayBuffer.empty[Int]
-    val epochs = reached + 200
-    val again = quick.setEpochs(epochs).setCheckpointDir(folder.toString).addListener(e => heard += e.epoch)
-    assert(again.fit(many).history.map(_.epoch) == (1 to epochs))
-    assert(heard.head > 3 && heard.last == epochs)
-    assert(!folder.toFile.list().exists(_.startsWith("firesteel-checkpoint-")))
+    try intercept[SparkException](stopped.fit(many))
+    finally spark.sparkContext.clearJobGroup()
+    assert(kept == 1 && before.last < 400)
+    val (other, others) = heard(quick.setEpochs(2).setNetwork(Mlp(33)))
+    other.fit(many)
+    assert(others == Seq(1, 2) && kept == 1)
+    val (again, after) = heard(first)
+    assert(again.fit(many).history.map(_.epoch) == (1 to 400))
+    assert(after.head > 3 && after.last == 400)
+    assert(folder.toFile.list().isEmpty)
   }
 
   test("a job that is cancelled ends at once and is not started again") {
@@ -143,7 +201,7 @@ class RefusalSuite extends SparkSuite {
           override def onRetry(attempt: Int, cause: Throwable): Unit = retries += 1
         })
       spark.sparkContext.setJobGroup(group, group, interruptOnCancel = interrupt)
-      try names(intercept[SparkException](endless.fit(data)).getMessage, "cancelled")
+      try assert(intercept[SparkException](endless.fit(data)).getCondition == "SPARK_JOB_CANCELLED")
       finally spark.sparkContext.clearJobGroup()
       assert(retries == 0)
       // Its slots are free again.
@@ -152,8 +210,10 @@ class RefusalSuite extends SparkSuite {
   }
 
   test("an untrained model") {
-    val e = intercept[IllegalStateException](new NeuralClassificationModel().numClasses)
-    names(e.getMessage, "holds no network")
+    val model = new NeuralClassificationModel()
+    says(
+      intercept[IllegalStateException](model.numClasses).getMessage,
+      s"the model ${model.uid} holds no network: it was not trained or loaded")
   }
 }
 
@@ -164,6 +224,8 @@ class DynamicAllocationSuite extends SparkSuite {
 
   test("dynamic allocation is refused with what to set") {
     val message = refusal(classifier().fit(signs(100, 2)))
-    assert(message.contains("spark.dynamicAllocation.enabled=false"), message)
+    assert(
+      message == "training needs all its workers at once, which Spark does not promise with dynamic allocation: " +
+        "set spark.dynamicAllocation.enabled=false and a fixed number of executors")
   }
 }

@@ -5,8 +5,14 @@ import org.apache.spark.sql.{classic, DataFrame, Dataset}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Alias, AttributeReference}
 import org.apache.spark.sql.catalyst.plans.logical.Project
-import org.apache.spark.sql.execution.{ColumnarToRowExec, InputAdapter, WholeStageCodegenExec}
-import org.apache.spark.sql.functions.{col, monotonically_increasing_id}
+import org.apache.spark.sql.execution.{
+  ColumnarToRowExec,
+  InputAdapter,
+  SparkPlan,
+  SQLExecutionRDD,
+  WholeStageCodegenExec
+}
+import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, ResultQueryStageExec}
 import org.apache.spark.sql.types.StructField
 import org.apache.spark.sql.vectorized.ColumnarBatch
 
@@ -17,33 +23,34 @@ object SqlBridge {
   def rows(data: DataFrame): RDD[InternalRow] =
     data.asInstanceOf[classic.Dataset[_]].queryExecution.toRdd
 
-  /** The plan's column batches, where its last step only turns such into rows; a batch is valid until the next is
-    * read.
+  /** The plan's column batches, where its last step makes them or only turns them into rows; a batch is valid until
+    * the next is read.
     */
   def batches(data: DataFrame): Option[RDD[ColumnarBatch]] = {
-    val execution = data.asInstanceOf[classic.Dataset[_]].queryExecution
-    val columnar = execution.executedPlan match {
-      case WholeStageCodegenExec(ColumnarToRowExec(InputAdapter(child))) => Some(child)
-      case ColumnarToRowExec(child) => Some(child)
-      case _ => None
+    val session = data.asInstanceOf[classic.Dataset[_]].sparkSession
+    columnar(data.asInstanceOf[classic.Dataset[_]].queryExecution.executedPlan).map { plan =>
+      // Spark itself passes batches where types say rows.
+      val batches = plan.executeColumnar().asInstanceOf[RDD[InternalRow]]
+      // What reads files in tasks wants the session's settings, as `toRdd` gives them.
+      new SQLExecutionRDD(batches, session.sessionState.conf).asInstanceOf[RDD[ColumnarBatch]]
     }
-    columnar.filter(_.output == execution.executedPlan.output).map(_.executeColumnar())
   }
 
-  /** The same rows dealt out over `partitions` by a shuffle; what computed them is not planned again. In each
-    * partition they stand in their old order, whichever block arrived first, so that training is repeatable.
-    */
-  def deal(data: DataFrame, rows: RDD[InternalRow], partitions: Int): RDD[InternalRow] = {
-    val session = data.asInstanceOf[classic.Dataset[_]].sparkSession
-    val place = col("place of the row")
-    val dealt = session
-      .internalCreateDataFrame(rows, data.schema)
-      .withColumn(place.toString, monotonically_increasing_id())
-      .repartition(partitions, place)
-      .sortWithinPartitions(place)
-      .drop(place)
-    this.rows(dealt)
+  private def columnar(plan: SparkPlan): Option[SparkPlan] = plan match {
+    case adaptive: AdaptiveSparkPlanExec => columnar(adaptive.finalPhysicalPlan)
+    case result: ResultQueryStageExec => columnar(result.plan)
+    case WholeStageCodegenExec(ColumnarToRowExec(InputAdapter(child))) => Some(child)
+    case ColumnarToRowExec(child) => Some(child)
+    // A cached frame gives either.
+    case other if other.supportsColumnar => Some(other)
+    case _ => None
   }
+
+  /** The same rows dealt out over `workers` partitions: one partition behind the other, they stand in their old
+    * order. What computes them runs once, now. None when there is no row.
+    */
+  def deal(data: DataFrame, rows: RDD[InternalRow], workers: Int): Option[RDD[InternalRow]] =
+    Deal(rows, data.schema, workers)
 
   /** `data` with `results` behind its columns, computed from its columns `inputs` when the plan runs. */
   def score(data: Dataset[_], inputs: Seq[String], results: Seq[StructField], scoring: Scoring): DataFrame = {
