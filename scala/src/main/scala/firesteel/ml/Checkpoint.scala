@@ -1,8 +1,6 @@
 package firesteel.ml
 
 import java.io.{FileNotFoundException, IOException}
-import java.nio.charset.StandardCharsets.UTF_8
-import java.security.MessageDigest
 import java.util.{Locale, UUID}
 import java.util.concurrent.ConcurrentHashMap
 
@@ -113,10 +111,6 @@ private[ml] object Checkpoint {
       case _ => None
     }
   }
-
-  /** The name of a configuration's folder. */
-  def key(config: String): String =
-    MessageDigest.getInstance("SHA-256").digest(config.getBytes(UTF_8)).take(8).map(b => f"$b%02x").mkString
 
   /** The checkpoints of a fit that begins, in the folder `key` of `directory`. Says on the driver, before anything runs,
     * when none can be written there.

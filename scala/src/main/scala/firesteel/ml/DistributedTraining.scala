@@ -49,7 +49,7 @@ private[ml] final class DistributedTraining(
   ): Seq[(String, Array[Byte])] = {
     val checkpoint = Option(settings.checkpointDir)
       .filter(_.nonEmpty)
-      .map(Checkpoint.open(_, Checkpoint.key(config.toString), sc.hadoopConfiguration))
+      .map(Checkpoint.open(_, Native.checkpointKey(config.toString), sc.hadoopConfiguration))
     try {
       val workers = Slots.workers(Cluster(sc), settings.numWorkers, settings.batchSize)
       val selected = columns.selected

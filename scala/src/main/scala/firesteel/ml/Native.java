@@ -36,6 +36,13 @@ final class Native {
 
   static native int listenerPort(long listener);
 
+  /** Refuses what a training with this configuration would refuse before it looks at a row. */
+  static native void checkConfig(String config);
+
+  /** A name for the checkpoints of trainings with this configuration: another that may not go on from them has
+   * another. */
+  static native String checkpointKey(String config);
+
   /** An empty shard for the worker of this rank, for a training's configuration. */
   static native long shardNew(String config, int rank);
 

@@ -31,8 +31,7 @@ private[ml] trait NeuralEstimator extends NeuralTrainingParams { this: Params =>
     val columns = trainingColumns(schema)
     NativeLibrary.load()
     Native.checkNetwork($(network))
-    // Rust checks a configuration where it makes something of it.
-    new Handle("shard", Native.shardNew(config(task, columns).toString, 0)).close()
+    Native.checkConfig(config(task, columns).toString)
   }
 
   /** What the native library reads: the same on every worker. */

@@ -21,7 +21,8 @@ private[ml] final class ModelScoring(
       results,
       handleInvalid,
       ModelScoring.batchRows,
-      Option(TaskContext.get()).fold(1)(_.cpus()))
+      Option(TaskContext.get()).fold(1)(_.cpus())
+    )
   override def toString: String = s"model of ${columns.length} columns"
 }
 

@@ -125,9 +125,12 @@ class RefusalSuite extends SparkSuite {
     says(
       check(quick.setLoss("huber")),
       "loss is huber, classification expects auto, softmax_cross_entropy or binary_cross_entropy")
+    says(
+      check(quick.setPatience(2).setValidationFraction(0)),
+      "patience is 2, but no row is held out: set validationFraction or a validation column")
     assert(
-      check(quick.setLearningRate(Double.PositiveInfinity))
-        .matches("learning_?[rR]ate is \"Infinity\", expected a number above 0"))
+      refusal(quick.setLearningRate(Double.PositiveInfinity))
+        .endsWith("parameter learningRate given invalid value Infinity."))
     says(
       refusal(
         new NeuralRegressor()
@@ -184,7 +187,8 @@ class RefusalSuite extends SparkSuite {
     assert(others == Seq(1, 2) && kept == 1)
     val (again, after) = heard(first)
     assert(again.fit(many).history.map(_.epoch) == (1 to 400))
-    assert(after.head > 3 && after.last == 400)
+    // The epoch that was told last may have had no time for its checkpoint.
+    assert(after.head >= 3 && after.last == 400)
     assert(folder.toFile.list().isEmpty)
   }
 

@@ -154,8 +154,7 @@ class TaskCoresSuite extends SparkSuite {
     }
     val rows = data.select("a", "b").collect()
     val one = new BatchScorer(m.files.native, columns, RawColumns, "error", rows.length, threads = 1)
-    rows.foreach(r =>
-      one.add(org.apache.spark.sql.catalyst.InternalRow(r.getDouble(0), r.getDouble(1))))
+    rows.foreach(r => one.add(org.apache.spark.sql.catalyst.InternalRow(r.getDouble(0), r.getDouble(1))))
     one.run()
     val expected = rows.indices.map(i => Classes.raw(one.result(i).getArray(0).toDoubleArray())(1))
     one.close()
