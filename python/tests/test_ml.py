@@ -45,7 +45,7 @@ def test_history_has_a_record_an_epoch(model):
 def test_the_losses_are_in_the_summary_too(model, tmp_path):
     losses = [record["loss"] for record in model.history]
     assert model.hasSummary and model.summary.objectiveHistory == losses
-    assert model.summary.totalIterations == len(losses) - 1
+    assert model.summary.totalIterations == len(losses)
     path = str(tmp_path / "model")
     model.save(path)
     assert NeuralClassificationModel.load(path).summary.objectiveHistory == losses
