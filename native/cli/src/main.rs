@@ -1,4 +1,4 @@
-//! The `firesteel` command: trains and predicts without Spark or SQL, and generates the faces of the hyper-parameters.
+//! The `firesteel` command: trains and predicts without Spark, and generates the faces of the hyper-parameters.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -13,9 +13,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use firesteel_error::Result;
 
-/// Deep learning inside Spark jobs and SQL; this command is the engine by itself.
+/// Deep learning inside Spark jobs; this command is the engine by itself.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "firesteel", version, propagate_version = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

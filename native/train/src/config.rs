@@ -25,7 +25,7 @@ pub enum Task {
 
 /// One column that is learned from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = r#"an object like {"column": "distance"}"#)]
 pub struct Feature {
     /// Its name.
     pub column: String,

@@ -124,6 +124,16 @@ fn training_goes_on_from_its_checkpoint() {
 }
 
 #[test]
+fn says_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |argument| String::from_utf8(firesteel(folder.path(), &[argument]).stdout).unwrap();
+    assert_eq!(said("--version"), concat!("firesteel ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert!(
+        said("--help").starts_with("Deep learning inside Spark jobs; this command is the engine by itself\n")
+    );
+}
+
+#[test]
 fn mistakes_are_named_and_nothing_is_written() {
     let folder = tempfile::tempdir().unwrap();
     flights(folder.path());
@@ -134,6 +144,10 @@ fn mistakes_are_named_and_nothing_is_written() {
         ),
         (CONFIG.replace("\"late\"", "\"later\""), "'later'"),
         (CONFIG.replace("\"late\"", "\"distance2\"").replace("distance2", "carrier"), "carrier"),
+        (
+            CONFIG.replace("{\"column\": \"carrier\"}", "\"carrier\""),
+            r#"expected an object like {"column": "distance"}"#,
+        ),
         (CONFIG.replace("[16]", "[0]"), "layer 'hidden1' (linear): outputs is 0, expected at least 1"),
     ];
     for (config, expected) in cases {
