@@ -110,6 +110,8 @@ fn scala_param(out: &mut String, param: &Param) {
         }
         Domain::Seed { .. } | Domain::Flag { .. } => None,
     };
+    let expected = param.domain.text();
+    let allowed = allowed.map(|check| format!("Allowed[{value}](\"{name}\", \"{expected}\", {check})"));
     let help = format!("\"{}\"", param.help);
     let arguments = ["this".to_owned(), format!("\"{name}\""), help].into_iter().chain(allowed);
     let arguments: Vec<String> = arguments.map(|a| format!("    {a}")).collect();
@@ -293,7 +295,9 @@ mod tests {
     /// A bound that the table has reaches Spark, before a job starts.
     #[test]
     fn the_largest_value_is_declared() {
-        assert!(scala().contains("    ParamValidators.inRange(0, 1e9, false, true))\n"));
+        let check = "ParamValidators.inRange(0, 1e9, false, true)";
+        let allowed = "Allowed[Double](\"timeoutSeconds\", \"a number above 0 and at most 1e9\"";
+        assert!(scala().contains(&format!("    {allowed}, {check}))\n")));
         assert!(reference().contains("a number above 0 and at most 1e9"));
     }
 

@@ -14,7 +14,7 @@ trait NeuralParams extends Params {
     this,
     "epochs",
     "passes over the training rows",
-    ParamValidators.gtEq(1))
+    Allowed[Int]("epochs", "a whole number from 1 on", ParamValidators.gtEq(1)))
 
   /** @group getParam */
   final def getEpochs: Int = $(epochs)
@@ -26,7 +26,7 @@ trait NeuralParams extends Params {
     this,
     "batchSize",
     "rows of one step, over all workers",
-    ParamValidators.gtEq(1))
+    Allowed[Int]("batchSize", "a whole number from 1 on", ParamValidators.gtEq(1)))
 
   /** @group getParam */
   final def getBatchSize: Int = $(batchSize)
@@ -38,7 +38,7 @@ trait NeuralParams extends Params {
     this,
     "learningRate",
     "size of a step",
-    ParamValidators.inRange(0, 1e30, false, true))
+    Allowed[Double]("learningRate", "a number above 0 and at most 1e30", ParamValidators.inRange(0, 1e30, false, true)))
 
   /** @group getParam */
   final def getLearningRate: Double = $(learningRate)
@@ -50,7 +50,7 @@ trait NeuralParams extends Params {
     this,
     "optimizer",
     "how weights follow gradients",
-    ParamValidators.inArray(Array("adam", "adamw", "sgd")))
+    Allowed[String]("optimizer", "one of adam, adamw, sgd", ParamValidators.inArray(Array("adam", "adamw", "sgd"))))
 
   /** @group getParam */
   final def getOptimizer: String = $(optimizer)
@@ -62,7 +62,7 @@ trait NeuralParams extends Params {
     this,
     "momentum",
     "how much of its last step sgd repeats",
-    ParamValidators.inRange(0, 1, true, false))
+    Allowed[Double]("momentum", "a number at least 0 and below 1", ParamValidators.inRange(0, 1, true, false)))
 
   /** @group getParam */
   final def getMomentum: Double = $(momentum)
@@ -85,7 +85,7 @@ trait NeuralParams extends Params {
     this,
     "weightDecay",
     "how strongly weights are pulled to zero",
-    ParamValidators.inRange(0, 1e30, true, true))
+    Allowed[Double]("weightDecay", "a number at least 0 and at most 1e30", ParamValidators.inRange(0, 1e30, true, true)))
 
   /** @group getParam */
   final def getWeightDecay: Double = $(weightDecay)
@@ -97,7 +97,7 @@ trait NeuralParams extends Params {
     this,
     "beta1",
     "decay of the mean gradient of adam and adamw",
-    ParamValidators.inRange(0, 1, true, false))
+    Allowed[Double]("beta1", "a number at least 0 and below 1", ParamValidators.inRange(0, 1, true, false)))
 
   /** @group getParam */
   final def getBeta1: Double = $(beta1)
@@ -109,7 +109,7 @@ trait NeuralParams extends Params {
     this,
     "beta2",
     "decay of the mean squared gradient of adam and adamw",
-    ParamValidators.inRange(0, 1, true, false))
+    Allowed[Double]("beta2", "a number at least 0 and below 1", ParamValidators.inRange(0, 1, true, false)))
 
   /** @group getParam */
   final def getBeta2: Double = $(beta2)
@@ -121,7 +121,7 @@ trait NeuralParams extends Params {
     this,
     "epsilon",
     "keeps adam and adamw from dividing by zero",
-    ParamValidators.inRange(0, 1e30, false, true))
+    Allowed[Double]("epsilon", "a number above 0 and at most 1e30", ParamValidators.inRange(0, 1e30, false, true)))
 
   /** @group getParam */
   final def getEpsilon: Double = $(epsilon)
@@ -133,7 +133,7 @@ trait NeuralParams extends Params {
     this,
     "schedule",
     "how the learning rate changes after its warm-up",
-    ParamValidators.inArray(Array("constant", "cosine", "linear")))
+    Allowed[String]("schedule", "one of constant, cosine, linear", ParamValidators.inArray(Array("constant", "cosine", "linear"))))
 
   /** @group getParam */
   final def getSchedule: String = $(schedule)
@@ -145,7 +145,7 @@ trait NeuralParams extends Params {
     this,
     "warmupSteps",
     "steps in which the learning rate rises from 0",
-    ParamValidators.gtEq(0))
+    Allowed[Int]("warmupSteps", "a whole number from 0 on", ParamValidators.gtEq(0)))
 
   /** @group getParam */
   final def getWarmupSteps: Int = $(warmupSteps)
@@ -157,7 +157,7 @@ trait NeuralParams extends Params {
     this,
     "loss",
     "what is minimised; auto chooses by the task",
-    ParamValidators.inArray(Array("auto", "softmax_cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")))
+    Allowed[String]("loss", "one of auto, softmax_cross_entropy, binary_cross_entropy, mean_squared_error, huber", ParamValidators.inArray(Array("auto", "softmax_cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber"))))
 
   /** @group getParam */
   final def getLoss: String = $(loss)
@@ -169,7 +169,7 @@ trait NeuralParams extends Params {
     this,
     "huberDelta",
     "where the huber loss turns linear, in standard deviations of the label",
-    ParamValidators.inRange(0, 1e30, false, true))
+    Allowed[Double]("huberDelta", "a number above 0 and at most 1e30", ParamValidators.inRange(0, 1e30, false, true)))
 
   /** @group getParam */
   final def getHuberDelta: Double = $(huberDelta)
@@ -192,7 +192,7 @@ trait NeuralParams extends Params {
     this,
     "standardization",
     "which values share a mean and a deviation; auto takes an image as a whole, else each feature",
-    ParamValidators.inArray(Array("auto", "per_feature", "per_column", "none")))
+    Allowed[String]("standardization", "one of auto, per_feature, per_column, none", ParamValidators.inArray(Array("auto", "per_feature", "per_column", "none"))))
 
   /** @group getParam */
   final def getStandardization: String = $(standardization)
@@ -204,7 +204,7 @@ trait NeuralParams extends Params {
     this,
     "handleInvalid",
     "what becomes of a row with a NULL, NaN or infinite number: error, skip the row, keep it with the mean",
-    ParamValidators.inArray(Array("error", "skip", "keep")))
+    Allowed[String]("handleInvalid", "one of error, skip, keep", ParamValidators.inArray(Array("error", "skip", "keep"))))
 
   /** @group getParam */
   final def getHandleInvalid: String = $(handleInvalid)
@@ -216,7 +216,7 @@ trait NeuralParams extends Params {
     this,
     "minCategoryCount",
     "rows a string must occur in to get a category of its own",
-    ParamValidators.gtEq(1))
+    Allowed[Int]("minCategoryCount", "a whole number from 1 on", ParamValidators.gtEq(1)))
 
   /** @group getParam */
   final def getMinCategoryCount: Int = $(minCategoryCount)
@@ -228,7 +228,7 @@ trait NeuralParams extends Params {
     this,
     "maxCategories",
     "most categories of a string column; rarer ones share one",
-    ParamValidators.gtEq(1))
+    Allowed[Int]("maxCategories", "a whole number from 1 on", ParamValidators.gtEq(1)))
 
   /** @group getParam */
   final def getMaxCategories: Int = $(maxCategories)
@@ -240,7 +240,7 @@ trait NeuralParams extends Params {
     this,
     "validationFraction",
     "part of the rows held out for validation, chosen by the seed",
-    ParamValidators.inRange(0, 1, true, false))
+    Allowed[Double]("validationFraction", "a number at least 0 and below 1", ParamValidators.inRange(0, 1, true, false)))
 
   /** @group getParam */
   final def getValidationFraction: Double = $(validationFraction)
@@ -252,7 +252,7 @@ trait NeuralParams extends Params {
     this,
     "patience",
     "epochs without a better validation metric before training stops with the best weights; 0 never stops",
-    ParamValidators.gtEq(0))
+    Allowed[Int]("patience", "a whole number from 0 on", ParamValidators.gtEq(0)))
 
   /** @group getParam */
   final def getPatience: Int = $(patience)
@@ -264,7 +264,7 @@ trait NeuralParams extends Params {
     this,
     "mode",
     "how a plan uses its threads",
-    ParamValidators.inArray(Array("auto", "tiled", "wide")))
+    Allowed[String]("mode", "one of auto, tiled, wide", ParamValidators.inArray(Array("auto", "tiled", "wide"))))
 
   /** @group getParam */
   final def getMode: String = $(mode)
@@ -276,7 +276,7 @@ trait NeuralParams extends Params {
     this,
     "threads",
     "threads of a worker; 0 takes the cores its task has",
-    ParamValidators.gtEq(0))
+    Allowed[Int]("threads", "a whole number from 0 on", ParamValidators.gtEq(0)))
 
   /** @group getParam */
   final def getThreads: Int = $(threads)
@@ -288,7 +288,7 @@ trait NeuralParams extends Params {
     this,
     "bucketBytes",
     "bytes of gradient that travel together",
-    ParamValidators.gtEq(64))
+    Allowed[Int]("bucketBytes", "a whole number from 64 on", ParamValidators.gtEq(64)))
 
   /** @group getParam */
   final def getBucketBytes: Int = $(bucketBytes)
@@ -300,7 +300,7 @@ trait NeuralParams extends Params {
     this,
     "timeoutSeconds",
     "a worker that says nothing for so long is lost",
-    ParamValidators.inRange(0, 1e9, false, true))
+    Allowed[Double]("timeoutSeconds", "a number above 0 and at most 1e9", ParamValidators.inRange(0, 1e9, false, true)))
 
   /** @group getParam */
   final def getTimeoutSeconds: Double = $(timeoutSeconds)
@@ -312,7 +312,7 @@ trait NeuralParams extends Params {
     this,
     "checkpointInterval",
     "epochs between checkpoints, where they are kept; 0 makes none",
-    ParamValidators.gtEq(0))
+    Allowed[Int]("checkpointInterval", "a whole number from 0 on", ParamValidators.gtEq(0)))
 
   /** @group getParam */
   final def getCheckpointInterval: Int = $(checkpointInterval)

@@ -112,7 +112,7 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
     * fewer than 32 rows of a batch.
     */
   final val numWorkers: IntParam =
-    new IntParam(this, "numWorkers", "tasks that train together; 0 chooses", ParamValidators.gtEq(0))
+    new IntParam(this, "numWorkers", "tasks that train together; 0 chooses", Allowed.count("numWorkers"))
   final def getNumWorkers: Int = $(numWorkers)
   def setNumWorkers(value: Int): this.type = set(numWorkers, value)
 
@@ -132,7 +132,7 @@ trait NeuralTrainingParams extends NeuralColumns with NeuralParamSetters {
 
   /** How often training is started again after a worker was lost, from the last checkpoint. */
   final val maxRetries: IntParam =
-    new IntParam(this, "maxRetries", "restarts after a lost worker", ParamValidators.gtEq(0))
+    new IntParam(this, "maxRetries", "restarts after a lost worker", Allowed.count("maxRetries"))
   final def getMaxRetries: Int = $(maxRetries)
   def setMaxRetries(value: Int): this.type = set(maxRetries, value)
 
@@ -199,4 +199,12 @@ private[ml] final case class TrainingColumns(
     val all = (features :+ label) ++ weight ++ validation
     all.distinctBy(_.name).sortBy(_.ordinal).zipWithIndex.map { case (c, i) => c.copy(ordinal = i) }.toArray
   }
+}
+
+/** Validators whose refusal says what was expected; Spark's own says only what was found. */
+private[ml] object Allowed {
+  def apply[T](name: String, expected: String, valid: T => Boolean): T => Boolean = value =>
+    valid(value) || (throw new IllegalArgumentException(s"$name is $value, expected $expected"))
+
+  def count(name: String): Int => Boolean = apply[Int](name, "a whole number from 0 on", _ >= 0)
 }

@@ -128,9 +128,11 @@ class RefusalSuite extends SparkSuite {
     says(
       check(quick.setPatience(2).setValidationFraction(0)),
       "patience is 2, but no row is held out: set validationFraction or a validation column")
-    assert(
-      refusal(quick.setLearningRate(Double.PositiveInfinity))
-        .endsWith("parameter learningRate given invalid value Infinity."))
+    says(
+      refusal(quick.setLearningRate(Double.PositiveInfinity)),
+      "learningRate is Infinity, expected a number above 0 and at most 1e30")
+    says(refusal(quick.setNumWorkers(-1)), "numWorkers is -1, expected a whole number from 0 on")
+    says(refusal(quick.setMaxRetries(-1)), "maxRetries is -1, expected a whole number from 0 on")
     says(
       refusal(
         new NeuralRegressor()
