@@ -10,6 +10,7 @@
 //! | [`graph`] | [`Graph`]: checked, shaped, with the layout of the flat weight vector |
 //! | [`network`] | [`Network`]: presets `mlp`, `lenet5`, `tabular`, and lists of layers |
 //! | `build` | from spec to graph |
+//! | [`json`] | reads JSON, with errors that name the field |
 //! | `infer` | the shape and the parameters of each operation |
 //! | `layout` | where parameters lie |
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@
 mod build;
 pub mod graph;
 mod infer;
+pub mod json;
 mod layout;
 pub mod network;
 pub mod spec;

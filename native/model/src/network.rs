@@ -3,6 +3,7 @@
 use firesteel_error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::json;
 use crate::spec::{Input, InputKind, Layer, Op, SPEC_VERSION, Spec};
 
 /// What a user asks for. The inputs come from the data, the number of outputs from the task, so neither is in it.
@@ -72,9 +73,9 @@ impl Network {
     /// Reads a network from JSON, for example `{"mlp": {"hidden": [128, 64]}}` or `"lenet5"`.
     ///
     /// # Errors
-    /// `InvalidArgument` with the line and column of the first mistake.
+    /// `InvalidArgument` naming the preset and the field, what was found and what was expected.
     pub fn from_json(json: &str) -> Result<Network> {
-        serde_json::from_str(json).map_err(|e| Error::argument(format!("the network is not valid: {e}")))
+        json::read("the network", json)
     }
 
     /// The spec for these inputs and this many outputs.

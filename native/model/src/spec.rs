@@ -3,6 +3,8 @@
 use firesteel_error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::json;
+
 /// The version written into every spec; a reader refuses newer ones.
 pub const SPEC_VERSION: u32 = 1;
 
@@ -215,10 +217,9 @@ impl Spec {
     /// Reads a spec from JSON; [`crate::Graph::new`] checks what it says.
     ///
     /// # Errors
-    /// `InvalidArgument` with the line and column of the first mistake, or when the version is newer than ours.
+    /// `InvalidArgument` naming the layer and the field, or when the version is newer than ours.
     pub fn from_json(json: &str) -> Result<Spec> {
-        let spec: Spec = serde_json::from_str(json)
-            .map_err(|e| Error::argument(format!("the network spec is not valid: {e}")))?;
+        let spec: Spec = json::read("the network spec", json)?;
         spec.check_version()?;
         Ok(spec)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firesteel_engine::{Loss, Mode, Optimizer};
 use firesteel_error::{Error, Result};
-use firesteel_model::Network;
+use firesteel_model::{Network, json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -93,8 +93,7 @@ impl TrainConfig {
     /// # Errors
     /// `InvalidArgument` naming the option, what was found and what was expected.
     pub fn from_json(json: &str) -> Result<TrainConfig> {
-        let config: Unchecked = serde_json::from_str(json)
-            .map_err(|e| Error::argument(format!("the training's configuration is not valid: {e}")))?;
+        let config: Unchecked = json::read("the training's configuration", json)?;
         let config = TrainConfig {
             task: config.task,
             network: config.network,

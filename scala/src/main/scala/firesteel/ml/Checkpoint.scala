@@ -7,7 +7,7 @@ import java.util.concurrent.ConcurrentHashMap
 import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
-import org.apache.hadoop.fs.{FileStatus, FileSystem, Path}
+import org.apache.hadoop.fs.{ChecksumFileSystem, FileStatus, FileSystem, Path}
 
 /** The checkpoints of one fit, in a folder of any Hadoop file system where only fits of its configuration keep theirs.
   * A new one is written beside and renamed to the next number before the old one goes, so there is always a
@@ -83,7 +83,7 @@ private[ml] final case class Checkpoint(folder: String, fit: String, attempt: In
   }
 
   private def on[T](conf: Configuration, what: String)(use: FileSystem => T): T =
-    try use(new Path(folder).getFileSystem(conf))
+    try use(fileSystem(new Path(folder), conf))
     catch { case e: IOException => throw new NativeIOException(s"cannot $what $folder: ${e.getMessage}", e) }
 }
 
@@ -119,7 +119,7 @@ private[ml] object Checkpoint {
     val fit = UUID.randomUUID().toString.replace("-", "").take(12)
     try {
       val folder = new Path(directory, key)
-      val fs = folder.getFileSystem(conf)
+      val fs = fileSystem(folder, conf)
       fs.mkdirs(folder)
       probe(fs, new Path(folder, s"$temporary$fit-probe"))
       removeStale(fs, folder)
@@ -134,6 +134,15 @@ private[ml] object Checkpoint {
           e)
     }
   }
+
+  /** Without the checksum files of a local disk: they are hidden when the folder is listed, and a task that is killed while
+    * it writes leaves its own behind, which would keep the folder for ever.
+    */
+  private def fileSystem(folder: Path, conf: Configuration): FileSystem =
+    folder.getFileSystem(conf) match {
+      case checked: ChecksumFileSystem => checked.getRawFileSystem
+      case other => other
+    }
 
   private def probe(fs: FileSystem, path: Path): Unit = {
     val out = fs.create(path, true)

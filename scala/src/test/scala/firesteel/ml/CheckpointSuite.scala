@@ -22,7 +22,7 @@ class CheckpointSuite extends AnyFunSuite with BeforeAndAfterAll {
   }
   private def open(directory: Path, key: String = "key") = Checkpoint.open(directory.toString, key, conf)
   private def names(directory: Path, key: String = "key"): Seq[String] =
-    Option(directory.resolve(key).toFile.list()).toSeq.flatten.filterNot(_.endsWith(".crc")).sorted
+    Option(directory.resolve(key).toFile.list()).toSeq.flatten.sorted
   private def read(c: Checkpoint): Option[Seq[Byte]] = c.read(conf).map(_.toSeq)
 
   test("the latest is kept and read, and nothing is left when a fit ended well") {

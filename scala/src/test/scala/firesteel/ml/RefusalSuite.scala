@@ -113,7 +113,7 @@ class RefusalSuite extends SparkSuite {
       "lenet5 reads an image of [channels, 28, 28] or [channels, 32, 32], the data has [numbers: dense [2]]")
     says(
       refusal(quick.setNetwork("""{"mlp": 3}""").fit(data)),
-      "the network is not valid: invalid type: integer `3`, expected struct variant Network::Mlp at line 1 column 9"
+      "the network is not valid: mlp: invalid type: integer `3`, expected struct variant Network::Mlp at line 1 column 9"
     )
   }
 
