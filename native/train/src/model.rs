@@ -22,6 +22,8 @@ const SPEC: &str = "spec.json";
 const WEIGHTS: &str = "weights.safetensors";
 const PREPROCESSING: &str = "preprocessing.json";
 const HISTORY: &str = "history.json";
+/// The folder of a Spark model that holds them.
+const OF_SPARK: &str = "network";
 
 /// A trained network and everything needed to use it.
 #[derive(Clone, Debug)]
@@ -227,13 +229,15 @@ impl Model {
         Beside::folder(directory, &self.files()?)?.put_instead(directory)
     }
 
-    /// Loads from a directory.
+    /// Loads from a directory, ours or one that Spark saved.
     ///
     /// # Errors
     /// `Corrupt` when the directory is no model or not a whole one; `Io`.
     pub fn load(directory: impl AsRef<Path>) -> Result<Model> {
         let directory = directory.as_ref();
         let doing = || format!("loading model {}", directory.display());
+        let of_spark = directory.join(OF_SPARK);
+        let directory = if of_spark.join(ABOUT).is_file() { &of_spark } else { directory };
         let mut files = Vec::new();
         for name in [ABOUT, SPEC, WEIGHTS, PREPROCESSING, HISTORY] {
             let path = directory.join(name);

@@ -1,0 +1,374 @@
+//! `CREATE MODEL` as a plan: its rows are the epochs, and after the last one the model is committed.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::runtime::JoinSet;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, Result, internal_err, plan_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet, SpillMetrics};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use firesteel_comm::Cancel;
+use firesteel_train::EpochRecord;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::about::{About, Label};
+use crate::encode::{Feature, Vocabularies, find_type};
+use crate::fit::{Fit, Fitted};
+use crate::models::Models;
+use crate::spec::TrainSpec;
+use crate::spool::{Keeper, Spool};
+
+/// The logical node.
+#[derive(Clone, Debug)]
+pub struct CreateModel {
+    input: Arc<LogicalPlan>,
+    spec: Arc<TrainSpec>,
+    about: Arc<About>,
+    /// Which training of this model it is, from 0.
+    run: i64,
+    /// Whether the model is kept.
+    commit: bool,
+    schema: DFSchemaRef,
+}
+
+impl CreateModel {
+    /// Checks what the query's columns tell before a row is read.
+    ///
+    /// # Errors
+    /// `Plan` naming the label or the column.
+    pub fn new(input: LogicalPlan, spec: Arc<TrainSpec>, run: i64, commit: bool) -> Result<CreateModel> {
+        let about = Arc::new(about(input.schema().as_arrow(), &spec)?);
+        let schema = Arc::new(DFSchema::try_from(training_schema().as_ref().clone())?);
+        Ok(CreateModel { input: Arc::new(input), spec, about, run, commit, schema })
+    }
+
+    fn key(&self) -> (&str, i64, bool) {
+        (&self.spec.sql, self.run, self.commit)
+    }
+}
+
+/// What is known of the model before its rows are.
+fn about(schema: &Schema, spec: &TrainSpec) -> Result<About> {
+    let Some(data_type) = find_type(schema, &spec.label) else {
+        let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        return plan_err!(
+            "label column '{}' is not in the query (columns: {})",
+            spec.label,
+            columns.join(", ")
+        );
+    };
+    check_label(spec, &data_type)?;
+    let mut left_out: Vec<&str> = vec![&spec.label];
+    for column in spec.left_out.iter().chain(&spec.weight) {
+        if find_type(schema, column).is_none() {
+            return plan_err!("column '{column}' is not in the query");
+        }
+        left_out.push(column);
+    }
+    if let Some(wanted) = &spec.features {
+        if let Some(column) = wanted.iter().find(|w| schema.field_with_name(w).is_err()) {
+            return plan_err!("feature column '{column}' is not in the query");
+        }
+        left_out.extend(
+            schema.fields().iter().map(|f| f.name().as_str()).filter(|f| !wanted.iter().any(|w| w == f)),
+        );
+    }
+    let features = Feature::of_schema(schema, &left_out)?;
+    Ok(About {
+        model_type: spec.model_type.clone(),
+        label: Label { column: spec.label.clone(), data_type: data_type.to_string(), classes: None },
+        features,
+    })
+}
+
+fn check_label(spec: &TrainSpec, data_type: &DataType) -> Result<()> {
+    let (label, model_type) = (&spec.label, &spec.model_type);
+    let text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let numeric = data_type.is_numeric();
+    match (spec.classifier, data_type) {
+        (true, DataType::Boolean) => Ok(()),
+        (true, _) if text || data_type.is_integer() => Ok(()),
+        (true, _) if numeric => {
+            plan_err!("label '{label}' is {data_type}: use a regressor, or cast it to an integer or a string")
+        }
+        (false, _) if numeric || *data_type == DataType::Boolean => Ok(()),
+        (false, _) if text => plan_err!("label '{label}' is text: use dnn_classifier or cast it to a number"),
+        _ => plan_err!("label '{label}' is {data_type}, which {model_type} cannot learn"),
+    }
+}
+
+impl PartialEq for CreateModel {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key() && self.spec == other.spec && self.input == other.input
+    }
+}
+
+// A specification holds no NaN: its numbers come from literals.
+impl Eq for CreateModel {}
+
+impl PartialOrd for CreateModel {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.key().partial_cmp(&other.key())
+    }
+}
+
+impl Hash for CreateModel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+        self.input.hash(state);
+    }
+}
+
+impl UserDefinedLogicalNodeCore for CreateModel {
+    fn name(&self) -> &str {
+        "CreateModel"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        Vec::new()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "CreateModel: {}, {}", self.spec.name, self.about)
+    }
+
+    fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let Some(input) = inputs.pop() else { return internal_err!("CreateModel has one input") };
+        Ok(CreateModel { input: Arc::new(input), ..self.clone() })
+    }
+}
+
+/// The columns of a training, those of `ML.TRAINING_INFO`.
+pub(crate) fn training_schema() -> SchemaRef {
+    let whole = |name| Field::new(name, DataType::Int64, true);
+    let real = |name| Field::new(name, DataType::Float64, true);
+    Arc::new(Schema::new(vec![
+        whole("training_run"),
+        whole("iteration"),
+        real("loss"),
+        real("eval_loss"),
+        real("eval_metric"),
+        whole("duration_ms"),
+        real("rows_per_second"),
+    ]))
+}
+
+/// Epochs as rows of [`training_schema`].
+///
+/// # Errors
+/// Of Arrow.
+pub(crate) fn training_rows(run: i64, epochs: &[EpochRecord]) -> Result<RecordBatch> {
+    let whole = |of: &dyn Fn(&EpochRecord) -> i64| -> ArrayRef {
+        Arc::new(epochs.iter().map(|e| Some(of(e))).collect::<Int64Array>())
+    };
+    let real = |of: &dyn Fn(&EpochRecord) -> Option<f64>| -> ArrayRef {
+        Arc::new(epochs.iter().map(of).collect::<Float64Array>())
+    };
+    let columns = vec![
+        whole(&|_| run),
+        whole(&|e| e.epoch as i64 - 1),
+        real(&|e| Some(e.loss)),
+        real(&|e| e.validation_loss),
+        real(&|e| e.validation_metric),
+        whole(&|e| (e.seconds * 1e3).round() as i64),
+        real(&|e| Some(e.samples_per_second)),
+    ];
+    Ok(RecordBatch::try_new(training_schema(), columns)?)
+}
+
+/// The physical operator.
+#[derive(Debug, Clone)]
+pub struct TrainExec {
+    input: Arc<dyn ExecutionPlan>,
+    spec: Arc<TrainSpec>,
+    about: Arc<About>,
+    run: i64,
+    commit: bool,
+    models: Arc<Models>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl TrainExec {
+    pub(crate) fn new(node: &CreateModel, input: Arc<dyn ExecutionPlan>, models: Arc<Models>) -> TrainExec {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(training_schema()),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        TrainExec {
+            input,
+            spec: node.spec.clone(),
+            about: node.about.clone(),
+            run: node.run,
+            commit: node.commit,
+            models,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    fn workers(&self) -> usize {
+        self.spec.workers.unwrap_or_else(|| self.input.output_partitioning().partition_count())
+    }
+
+    /// Runs the query once; every partition is kept by a task of its own.
+    async fn spool(&self, context: &Arc<TaskContext>) -> Result<(Spool, Vocabularies)> {
+        let mut tasks = JoinSet::new();
+        for partition in 0..self.input.output_partitioning().partition_count() {
+            let stream = self.input.execute(partition, context.clone())?;
+            let keeper = Keeper {
+                mode: self.spec.cache,
+                partition,
+                runtime: context.runtime_env(),
+                metrics: SpillMetrics::new(&self.metrics, partition),
+            };
+            let (spec, about) = (self.spec.clone(), self.about.clone());
+            tasks.spawn(async move {
+                let mut seen = Vocabularies::default();
+                let look =
+                    |batch: &RecordBatch| seen.push(batch, &about.features, &spec.label, spec.classifier);
+                let part = keeper.keep(stream, look).await?;
+                Ok::<_, DataFusionError>((partition, part, seen))
+            });
+        }
+        let mut parts = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            parts.push(done.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??);
+        }
+        parts.sort_by_key(|(partition, ..)| *partition);
+        let (mut kept, mut seen) = (Vec::new(), Vocabularies::default());
+        for (_, part, of_part) in parts {
+            kept.push(part);
+            seen.merge(of_part);
+        }
+        Ok((Spool::new(kept), seen))
+    }
+
+    async fn train(
+        self,
+        context: Arc<TaskContext>,
+        out: tokio::sync::mpsc::Sender<Result<RecordBatch>>,
+    ) -> Result<()> {
+        let (spool, seen) = self.spool(&context).await?;
+        let (hear, mut epochs) = unbounded_channel();
+        let cancel = CancelOnDrop(Cancel::new());
+        let fit = Fit {
+            workers: self.workers(),
+            spec: self.spec.clone(),
+            about: (*self.about).clone(),
+            spool,
+            seen,
+            handle: Handle::current(),
+            cancel: cancel.0.clone(),
+            hear,
+        };
+        // Not on the threads that queries run on.
+        let training = tokio::task::spawn_blocking(move || fit.run());
+        while let Some(epoch) = epochs.recv().await {
+            if out.send(training_rows(self.run, &[epoch])).await.is_err() {
+                return Ok(());
+            }
+        }
+        let fitted: Fitted = training.await.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??;
+        if self.commit {
+            self.models.commit(&self.spec, fitted, self.run).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Stops a training that nobody waits for.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl DisplayAs for TrainExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "TrainExec: model={}, workers={}", self.spec.name, self.workers())
+    }
+}
+
+impl ExecutionPlan for TrainExec {
+    fn name(&self) -> &str {
+        "TrainExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    /// The number of workers is the user's to choose, not the machine's.
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(input) = children.pop() else { return internal_err!("TrainExec has one input") };
+        Ok(Arc::new(TrainExec { input, metrics: ExecutionPlanMetricsSet::new(), ..(*self).clone() }))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        use datafusion::physical_plan::execution_plan::ChildrenPropertiesMode::Recompute;
+        self.replace_children(children, ReplaceChildrenOptions::new(Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        if partition != 0 {
+            return internal_err!("TrainExec has one partition, {partition} was asked for");
+        }
+        // Dropping the stream ends the task, and with it the training.
+        let mut builder = RecordBatchReceiverStreamBuilder::new(training_schema(), 2);
+        let out = builder.tx();
+        builder.spawn(self.clone().train(context, out));
+        Ok(builder.build())
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}

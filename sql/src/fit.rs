@@ -1,0 +1,425 @@
+//! One training: from the rows of a query to a model and what is to be kept with it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Float64Type};
+use datafusion::common::{DataFusionError, Result, exec_err};
+use firesteel_comm::{Cancel, Fabric, Mesh, Options, local_world};
+use firesteel_error::{Error, Kind};
+use firesteel_train::{
+    EpochRecord, Event, Model, Predictor, Session, Shard, ShardBuilder, TrainConfig, Trainer,
+};
+use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::about::About;
+use crate::encode::{Encoder, HELD_OUT, Vocabularies};
+use crate::error::outside;
+use crate::evaluate::{Measures, Scores};
+use crate::spec::{Split, TrainSpec};
+use crate::spool::Spool;
+use crate::weights::Weights;
+
+/// Rows that are scored at once.
+const BATCH: usize = 8192;
+
+/// What a row is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Train,
+    Evaluate,
+    Test,
+}
+
+/// A training that is about to start.
+pub(crate) struct Fit {
+    pub(crate) spec: Arc<TrainSpec>,
+    pub(crate) about: About,
+    pub(crate) spool: Spool,
+    pub(crate) seen: Vocabularies,
+    pub(crate) workers: usize,
+    pub(crate) handle: Handle,
+    pub(crate) cancel: Cancel,
+    pub(crate) hear: UnboundedSender<EpochRecord>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Fitted {
+    pub(crate) model: Arc<Model>,
+    pub(crate) about: About,
+    /// Measures, epochs, notices and the like, for the commit.
+    pub(crate) metrics: Value,
+}
+
+impl Fit {
+    /// Trains. Blocks for as long as it takes; `cancel` ends it.
+    ///
+    /// # Errors
+    /// Of the rows, naming the column; `Diverged`; `Cancelled`.
+    pub(crate) fn run(mut self) -> Result<Fitted> {
+        let mut notices = self.settle()?;
+        let roles = Roles::new(&self.spec, &self.spool, &self.seen, &self.handle)?;
+        notices.extend(roles.notice.clone());
+        let classes = if self.spec.classifier { self.seen.classes() } else { Vec::new() };
+        let weights = Weights::new(self.spec.weight.as_deref(), &self.spec.class_weights, &classes)?;
+        let config = self.config(&roles, &weights)?;
+        let (model, history) = self.train(&config, &roles, &weights)?;
+        let model = Arc::new(model);
+        let mut metrics = Map::new();
+        metrics.insert("history".into(), json(&history)?);
+        metrics.insert("rows".into(), json(&self.seen.rows)?);
+        metrics.insert("workers".into(), json(&self.workers)?);
+        let features = self.about.features.iter().zip(&self.seen.profiles);
+        let info: Vec<_> = features.map(|(f, profile)| profile.info(f, model.preprocessing())).collect();
+        metrics.insert("features".into(), json(&info)?);
+        for (name, role) in [("evaluation", Role::Evaluate), ("test", Role::Test)] {
+            if let Some(measures) = self.measure(&model, &roles, role)? {
+                metrics.insert(name.into(), json(&measures)?);
+            }
+        }
+        metrics.insert("notices".into(), json(&notices)?);
+        Ok(Fitted { model, about: self.about, metrics: Value::Object(metrics) })
+    }
+
+    /// Fills in what only the rows tell: vocabularies and classes.
+    fn settle(&mut self) -> Result<Vec<String>> {
+        let (rows, unlabelled) = (self.seen.rows, self.seen.unlabelled);
+        let label = &mut self.about.label;
+        if rows == 0 {
+            return exec_err!("the training query returned 0 rows");
+        }
+        if unlabelled == rows {
+            return exec_err!("label column '{}' is NULL in all {rows} rows: nothing to learn", label.column);
+        }
+        self.seen.settle(&mut self.about.features);
+        let mut notices = Vec::new();
+        if unlabelled > 0 {
+            let percent = 100.0 * unlabelled as f64 / rows as f64;
+            notices.push(format!("{percent:.1} % of rows dropped: NULL label (n={unlabelled})"));
+        }
+        if self.spec.classifier {
+            let classes = self.seen.classes();
+            if let [(class, _)] = classes.as_slice() {
+                return exec_err!(
+                    "label '{}' has one distinct value ('{class}'): nothing to learn",
+                    label.column
+                );
+            }
+            label.classes = Some(classes.into_iter().map(|(class, _)| class).collect());
+        }
+        Ok(notices)
+    }
+
+    fn config(&self, roles: &Roles, weights: &Weights) -> Result<TrainConfig> {
+        let columns = self.about.features.iter().flat_map(|f| f.kind.columns(&f.column));
+        let features: Vec<Value> = columns.map(|column| json!({"column": column})).collect();
+        let mut data = json!({"features": features, "label": self.about.label.column});
+        if roles.any(Role::Evaluate) {
+            data["validation"] = HELD_OUT.into();
+        }
+        if let Some(weight) = weights.name() {
+            data["weight"] = weight.into();
+        }
+        let mut params = self.spec.params.clone();
+        if !params.contains_key("batch_size") {
+            params.insert("batch_size".into(), (self.spool.rows() / 10).clamp(1, 256).into());
+        }
+        if let (Some(patience), true) = (self.spec.patience, roles.any(Role::Evaluate)) {
+            params.insert("patience".into(), patience.into());
+        }
+        let mut config = json!({
+            "task": if self.spec.classifier { "classification" } else { "regression" },
+            "network": self.spec.network,
+            "params": params,
+            "data": data,
+            "checkpoints": false,
+        });
+        if let Some(classes) = &self.about.label.classes {
+            config["classes"] = classes.len().into();
+        }
+        TrainConfig::from_json(&config.to_string()).map_err(outside)
+    }
+
+    /// The model and its epochs.
+    fn train(
+        &self,
+        config: &TrainConfig,
+        roles: &Roles,
+        weights: &Weights,
+    ) -> Result<(Model, Vec<EpochRecord>)> {
+        let trainer = Trainer::new(config.clone()).map_err(outside)?;
+        let deadline = Duration::from_secs_f64(config.params.timeout_seconds.min(1e9));
+        let options = Options { deadline, ..Options::default() };
+        let meshes = local_world(self.workers, &options).map_err(outside)?;
+        let rows = self.spool.rows();
+        let of = |rank: u64| rows * rank / self.workers as u64;
+        let outcomes: Vec<firesteel_error::Result<Model>> = std::thread::scope(|scope| {
+            let trainer = &trainer;
+            let start = |(rank, mesh): (usize, Mesh)| {
+                let range = of(rank as u64)..of(rank as u64 + 1);
+                scope.spawn(move || self.work(trainer, mesh, range, roles, weights))
+            };
+            let workers: Vec<_> = meshes.into_iter().enumerate().map(start).collect();
+            workers
+                .into_iter()
+                .map(|w| w.join().unwrap_or_else(|_| Err(Error::internal("a worker panicked"))))
+                .collect()
+        });
+        let model = first_cause(outcomes).map_err(outside)?;
+        let history = model.history().to_vec();
+        Ok((model, history))
+    }
+
+    /// One worker, on a thread of its own.
+    fn work(
+        &self,
+        trainer: &Trainer,
+        mesh: Mesh,
+        rows: Range<u64>,
+        roles: &Roles,
+        weights: &Weights,
+    ) -> firesteel_error::Result<Model> {
+        let fabric: Arc<dyn Fabric> = Arc::new(mesh);
+        let rank = fabric.rank();
+        let session = Session { fabric, threads: 1, cancel: self.cancel.clone(), resume: None };
+        let mut hear = |event| {
+            if let (Event::Epoch(epoch), 0) = (event, rank) {
+                // Whoever listened may be gone; then `cancel` is set.
+                _ = self.hear.send(epoch);
+            }
+        };
+        trainer.fit(self.shard(trainer.config(), rank, rows, roles, weights), session, &mut hear)
+    }
+
+    fn shard(
+        &self,
+        config: &TrainConfig,
+        rank: usize,
+        rows: Range<u64>,
+        roles: &Roles,
+        weights: &Weights,
+    ) -> firesteel_error::Result<Shard> {
+        let mut builder = ShardBuilder::new(config, rank)?;
+        let encoder = Encoder::new(&self.about.features, &self.about.label);
+        let mut error = None;
+        let read = self.spool.read(rows, &self.handle, |first, batch| {
+            if self.cancel.is_cancelled() {
+                error = Some(Error::new(Kind::Cancelled, "training was cancelled while rows were read"));
+                return exec_err!("cancelled");
+            }
+            let batch = roles.training(first, &batch, &encoder, weights)?;
+            if batch.num_rows() > 0
+                && let Err(e) = builder.push(&batch)
+            {
+                error = Some(e);
+                return exec_err!("the rows are not usable");
+            }
+            Ok(())
+        });
+        match (error, read) {
+            (Some(e), _) => Err(e),
+            (None, Err(e)) => Err(Error::data(e.strip_backtrace())),
+            (None, Ok(())) => Ok(builder.finish()),
+        }
+    }
+
+    /// How good the model is on rows that it was not trained on.
+    fn measure(&self, model: &Arc<Model>, roles: &Roles, role: Role) -> Result<Option<Measures>> {
+        if !roles.any(role) {
+            return Ok(None);
+        }
+        let predictor = Predictor::new(model.clone(), 1);
+        let encoder = Encoder::new(&self.about.features, &self.about.label);
+        let mut scores = Scores::default();
+        self.spool.read(0..self.spool.rows(), &self.handle, |first, batch| {
+            let keep: BooleanArray =
+                (0..batch.num_rows() as u64).map(|r| Some(roles.of(first + r) == role)).collect();
+            let batch = filter_record_batch(&batch, &keep)?;
+            for start in (0..batch.num_rows()).step_by(BATCH) {
+                let part = batch.slice(start, BATCH.min(batch.num_rows() - start));
+                let predictions = predictor.predict(&encoder.features(&part)?).map_err(outside)?;
+                scores.push(&predictions, &encoder.labels(&part)?, self.spec.classifier);
+            }
+            Ok(())
+        })?;
+        Ok(scores.measures(self.spec.classifier, None))
+    }
+}
+
+/// The model, or the error of the first worker that knows more than that another failed.
+fn first_cause(outcomes: Vec<firesteel_error::Result<Model>>) -> firesteel_error::Result<Model> {
+    let (mut model, mut cause): (_, Option<Error>) = (None, None);
+    for outcome in outcomes {
+        match outcome {
+            Ok(m) => model = model.or(Some(m)),
+            Err(e) if cause.as_ref().is_none_or(|c| c.kind() == Kind::PeerLost) => cause = Some(e),
+            Err(_) => {}
+        }
+    }
+    match (cause, model) {
+        (Some(e), _) => Err(e),
+        (None, Some(model)) => Ok(model),
+        (None, None) => Err(Error::internal("no worker ran")),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|e| DataFusionError::External(e.into()))
+}
+
+/// Which rows are trained on, by their place in the query's result.
+struct Roles {
+    seed: u64,
+    evaluate: f64,
+    test: f64,
+    /// Of rows that a column decides on; all others are drawn.
+    fixed: Option<Vec<Role>>,
+    notice: Option<String>,
+}
+
+impl Roles {
+    fn new(spec: &TrainSpec, spool: &Spool, seen: &Vocabularies, handle: &Handle) -> Result<Roles> {
+        let labelled = seen.rows - seen.unlabelled;
+        let mut roles = Roles { seed: spec.seed, evaluate: 0.0, test: 0.0, fixed: None, notice: None };
+        match &spec.split {
+            Split::None => {}
+            Split::Auto if labelled < 500 => {
+                roles.notice = Some(format!("no evaluation rows: {labelled} rows are fewer than 500"));
+            }
+            Split::Auto if labelled <= 50_000 => roles.evaluate = 0.2,
+            Split::Auto => roles.evaluate = 10_000.0 / labelled as f64,
+            Split::Random { evaluate, test } => (roles.evaluate, roles.test) = (*evaluate, *test),
+            Split::Custom { column } => roles.fixed = Some(custom(spool, column, handle)?),
+            Split::Sequential { column, evaluate, test } => {
+                roles.fixed = Some(sequential(spool, column, *evaluate, *test, handle)?);
+            }
+        }
+        if !(0..spool.rows()).any(|row| roles.of(row) == Role::Train) {
+            return exec_err!("no rows are left to train on: all {} are held out", spool.rows());
+        }
+        Ok(roles)
+    }
+
+    fn of(&self, row: u64) -> Role {
+        if let Some(fixed) = &self.fixed {
+            return fixed[row as usize];
+        }
+        let drawn = draw(self.seed, row);
+        if drawn < self.evaluate {
+            Role::Evaluate
+        } else if drawn < self.evaluate + self.test {
+            Role::Test
+        } else {
+            Role::Train
+        }
+    }
+
+    fn any(&self, role: Role) -> bool {
+        match (&self.fixed, role) {
+            (Some(fixed), _) => fixed.contains(&role),
+            (None, Role::Evaluate) => self.evaluate > 0.0,
+            (None, Role::Test) => self.test > 0.0,
+            (None, Role::Train) => true,
+        }
+    }
+
+    /// A batch as the training loop reads it: without test rows, evaluation rows marked.
+    fn training(
+        &self,
+        first: u64,
+        batch: &RecordBatch,
+        encoder: &Encoder,
+        weights: &Weights,
+    ) -> Result<RecordBatch> {
+        let roles: Vec<Role> = (0..batch.num_rows() as u64).map(|r| self.of(first + r)).collect();
+        let held_out: BooleanArray = roles.iter().map(|r| Some(*r == Role::Evaluate)).collect();
+        let mut extra: Vec<(Field, ArrayRef)> =
+            vec![(Field::new(HELD_OUT, DataType::Boolean, false), Arc::new(held_out))];
+        extra.extend(weights.of(batch, encoder)?);
+        let keep: BooleanArray = roles.iter().map(|r| Some(*r != Role::Test)).collect();
+        // `labelled` drops rows too: mark first, drop then.
+        let kept = filter_record_batch(batch, &keep)?;
+        for (_, array) in &mut extra {
+            *array = arrow::compute::filter(array, &keep)?;
+        }
+        encoder.labelled(&kept, extra)
+    }
+}
+
+/// From 0 to 1 by seed and row: the same for any number of partitions and workers (SplitMix64).
+fn draw(seed: u64, row: u64) -> f64 {
+    let mut z = seed.wrapping_add(row.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// TRUE is for evaluation; a text says TRAIN, EVAL or TEST.
+fn custom(spool: &Spool, column: &str, handle: &Handle) -> Result<Vec<Role>> {
+    let mut roles = Vec::new();
+    spool.read(0..spool.rows(), handle, |first, batch| {
+        let Some(array) = batch.column_by_name(column) else { return exec_err!("there is no column '{column}'") };
+        if *array.data_type() == DataType::Boolean {
+            let flags = array.as_boolean();
+            roles.extend(flags.iter().map(|f| if f == Some(true) { Role::Evaluate } else { Role::Train }));
+            return Ok(());
+        }
+        let words = cast(array, &DataType::Utf8)?;
+        for (row, word) in words.as_string::<i32>().iter().enumerate() {
+            roles.push(match word.map(str::to_ascii_uppercase).as_deref() {
+                Some("TRAIN") => Role::Train,
+                Some("EVAL") => Role::Evaluate,
+                Some("TEST") => Role::Test,
+                other => {
+                    return exec_err!(
+                        "data_split_col '{column}' is {} in row {}, expected TRUE, FALSE, TRAIN, EVAL or TEST",
+                        other.unwrap_or("NULL"),
+                        first + row as u64
+                    );
+                }
+            });
+        }
+        Ok(())
+    })?;
+    Ok(roles)
+}
+
+/// The rows of the largest values are for the test, those below for evaluation.
+fn sequential(spool: &Spool, column: &str, evaluate: f64, test: f64, handle: &Handle) -> Result<Vec<Role>> {
+    let mut keys = Vec::new();
+    spool.read(0..spool.rows(), handle, |_, batch| {
+        let Some(array) = batch.column_by_name(column) else {
+            return exec_err!("there is no column '{column}'");
+        };
+        let numbers = match array.data_type() {
+            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => cast(
+                &cast(array, &DataType::Int64)
+                    .or_else(|_| cast(&cast(array, &DataType::Int32)?, &DataType::Int64))?,
+                &DataType::Float64,
+            )?,
+            _ => cast(array, &DataType::Float64)?,
+        };
+        let numbers: &Float64Array = numbers.as_primitive::<Float64Type>();
+        keys.extend(numbers.iter().map(|k| k.unwrap_or(f64::NEG_INFINITY)));
+        Ok(())
+    })?;
+    let mut order: Vec<usize> = (0..keys.len()).collect();
+    order.sort_by(|a, b| keys[*a].total_cmp(&keys[*b]).then(a.cmp(b)));
+    let mut roles = vec![Role::Train; keys.len()];
+    let share = |fraction: f64| (fraction * keys.len() as f64).round() as usize;
+    let (tested, evaluated) = (share(test), share(evaluate));
+    for (place, row) in order.into_iter().rev().enumerate() {
+        roles[row] = match place {
+            p if p < tested => Role::Test,
+            p if p < tested + evaluated => Role::Evaluate,
+            _ => break,
+        };
+    }
+    Ok(roles)
+}

@@ -1,0 +1,251 @@
+//! The scalar functions: one value a row, in any query of any DataFusion host.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, RecordBatchOptions, StructArray};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
+use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err, internal_err, plan_err};
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+use crate::about::About;
+use crate::encode::Feature;
+use crate::loaded::LoadedModel;
+use crate::models::Models;
+use crate::name::ModelName;
+use crate::parse::ModelRef;
+
+/// Which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Answer {
+    /// The class or number.
+    Value,
+    /// The probability of a class.
+    Probability,
+    /// Both, as a struct.
+    Both,
+}
+
+/// `nn_predict_value('m', …)`, `nn_prob('m', 'class', …)` or `nn_predict('m', …)`.
+#[derive(Debug)]
+struct NnFunction {
+    answer: Answer,
+    models: Arc<Models>,
+    signature: Signature,
+}
+
+/// The functions of a session's models.
+pub(crate) fn scalar(models: &Arc<Models>) -> Vec<ScalarUDF> {
+    let function = |answer| {
+        let signature = Signature::variadic_any(Volatility::Stable);
+        ScalarUDF::new_from_impl(NnFunction { answer, models: models.clone(), signature })
+    };
+    [Answer::Value, Answer::Probability, Answer::Both].map(function).into()
+}
+
+/// Whether a function's first argument names a model.
+pub(crate) fn names_model(function: &str) -> bool {
+    [Answer::Value, Answer::Probability, Answer::Both].iter().any(|a| a.name() == function)
+}
+
+impl Answer {
+    fn name(self) -> &'static str {
+        match self {
+            Answer::Value => "nn_predict_value",
+            Answer::Probability => "nn_prob",
+            Answer::Both => "nn_predict",
+        }
+    }
+
+    /// Arguments before the features.
+    fn constants(self) -> usize {
+        if self == Answer::Probability { 2 } else { 1 }
+    }
+}
+
+impl PartialEq for NnFunction {
+    fn eq(&self, other: &Self) -> bool {
+        self.answer == other.answer && Arc::ptr_eq(&self.models, &other.models)
+    }
+}
+
+impl Eq for NnFunction {}
+
+impl Hash for NnFunction {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.answer.hash(state);
+        Arc::as_ptr(&self.models).hash(state);
+    }
+}
+
+impl NnFunction {
+    fn model(&self, constant: Option<&ScalarValue>) -> Result<(ModelName, Option<u64>)> {
+        match constant.and_then(ScalarValue::try_as_str) {
+            Some(Some(text)) => ModelRef::decode(text),
+            _ => plan_err!("{}: the model's name must be a string constant", self.name()),
+        }
+    }
+
+    /// The columns of the arguments, named as the model's features.
+    fn schema(&self, about: &About, model: &ModelName, found: &[FieldRef]) -> Result<Arc<Schema>> {
+        // One struct binds by name.
+        if let [only] = found
+            && let DataType::Struct(fields) = only.data_type()
+            && about.features.len() > 1
+        {
+            return self.checked(about, model, Schema::new(fields.clone()));
+        }
+        let wanted = roots(&about.features);
+        if found.len() != wanted.len() {
+            return plan_err!(
+                "{}('{model}', …) expects {} features ({}), got {}",
+                self.name(),
+                wanted.len(),
+                wanted.join(", "),
+                found.len()
+            );
+        }
+        let fields: Vec<Field> =
+            wanted.iter().zip(found).map(|(n, f)| f.as_ref().clone().with_name(*n)).collect();
+        self.checked(about, model, Schema::new(fields))
+    }
+
+    fn checked(&self, about: &About, model: &ModelName, schema: Schema) -> Result<Arc<Schema>> {
+        let shown = format!("{}('{model}', …)", self.name());
+        about.features.iter().try_for_each(|f| f.check(&shown, &schema))?;
+        Ok(Arc::new(schema))
+    }
+
+    fn answer(&self, model: &LoadedModel, class: Option<&str>, batch: &RecordBatch) -> Result<ArrayRef> {
+        let predictions = model.predict(batch)?;
+        match self.answer {
+            Answer::Value => model.values(&predictions, None),
+            Answer::Probability => {
+                let class = class_index(model.about(), class)?;
+                let (outputs, shares) = (predictions.outputs, predictions.probabilities());
+                let of_class = shares.chunks_exact(outputs).map(|row| Some(f64::from(row[class])));
+                Ok(Arc::new(of_class.collect::<Float64Array>()))
+            }
+            Answer::Both => {
+                let mut arrays = vec![model.values(&predictions, None)?];
+                if model.about().label.classes.is_some() {
+                    arrays.push(model.probabilities(&predictions, None)?);
+                }
+                Ok(Arc::new(StructArray::try_new(both_fields(model.about())?, arrays, None)?))
+            }
+        }
+    }
+}
+
+/// The columns that features are in, each once.
+fn roots(features: &[Feature]) -> Vec<&str> {
+    let mut roots: Vec<&str> = Vec::new();
+    for feature in features {
+        let root = feature.column.split('.').next().unwrap_or(&feature.column);
+        if !roots.contains(&root) {
+            roots.push(root);
+        }
+    }
+    roots
+}
+
+fn class_index(about: &About, class: Option<&str>) -> Result<usize> {
+    let classes = about.label.classes.iter().flatten();
+    let found = class.and_then(|class| classes.clone().position(|c| c == class));
+    match found {
+        Some(index) => Ok(index),
+        None => {
+            let classes: Vec<&str> = classes.map(String::as_str).collect();
+            plan_err!(
+                "nn_prob: there is no class '{}'; there are {}",
+                class.unwrap_or("NULL"),
+                classes.join(", ")
+            )
+        }
+    }
+}
+
+fn both_fields(about: &About) -> Result<Fields> {
+    Ok(about.predicted_fields()?.into())
+}
+
+impl ScalarUDFImpl for NnFunction {
+    fn name(&self) -> &str {
+        self.answer.name()
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        internal_err!("the result of {} depends on the model's name", self.name())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        let constants = self.answer.constants();
+        if args.arg_fields.len() < constants {
+            return plan_err!("{} expects a model's name and features", self.name());
+        }
+        let (model, version) = self.model(args.scalar_arguments[0])?;
+        let snapshot = self.models.snapshot();
+        let about = Models::about(snapshot.resolve(&model, version)?)?;
+        self.schema(&about, &model, &args.arg_fields[constants..])?;
+        let data_type = match self.answer {
+            Answer::Value => about.predicted_fields()?[0].data_type().clone(),
+            Answer::Both => DataType::Struct(both_fields(&about)?),
+            Answer::Probability => {
+                let class = args.scalar_arguments[1].map(ToString::to_string);
+                class_index(&about, class.as_deref())?;
+                DataType::Float64
+            }
+        };
+        Ok(Arc::new(Field::new(self.name(), data_type, true)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let constants = self.answer.constants();
+        let constant = |i: usize| match args.args.get(i) {
+            Some(ColumnarValue::Scalar(value)) => Some(value),
+            _ => None,
+        };
+        let (model, version) = self.model(constant(0))?;
+        let snapshot = self.models.snapshot();
+        let entry = snapshot.resolve(&model, version)?;
+        let about = Arc::new(Models::about(entry)?);
+        let schema = self.schema(&about, &model, &args.arg_fields[constants..])?;
+        let arrays = args.args[constants..].iter().map(|a| a.to_array(args.number_rows));
+        let mut arrays = arrays.collect::<Result<Vec<_>>>()?;
+        if arrays.len() != schema.fields().len()
+            && let Some(only) = arrays.first().and_then(|a| a.as_struct_opt())
+        {
+            arrays = only.columns().to_vec();
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(args.number_rows));
+        let batch = RecordBatch::try_new_with_options(schema, arrays, &options)?;
+        let loaded = self.load(model, entry.version, about)?;
+        let class = constant(1).map(ToString::to_string);
+        Ok(ColumnarValue::Array(self.answer(&loaded, class.as_deref(), &batch)?))
+    }
+}
+
+impl NnFunction {
+    /// A function cannot wait for the store itself: the first call for a model waits for a thread that does.
+    fn load(&self, model: ModelName, version: u64, about: Arc<About>) -> Result<Arc<LoadedModel>> {
+        if let Some(loaded) = self.models.loaded(&model, version) {
+            return Ok(loaded);
+        }
+        let models = self.models.clone();
+        let load = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(DataFusionError::IoError)?;
+            runtime.block_on(models.load(&model, version, about))
+        };
+        match std::thread::spawn(load).join() {
+            Ok(loaded) => loaded,
+            Err(_) => exec_err!("loading a model failed"),
+        }
+    }
+}

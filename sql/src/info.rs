@@ -1,0 +1,105 @@
+//! Relations that come from a commit: no weights are read, no rows scored.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::{Result, exec_datafusion_err};
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use firesteel_train::EpochRecord;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::about::About;
+use crate::create::training_rows;
+use crate::evaluate::{Measures, no_measures};
+use crate::profile::FeatureInfo;
+use crate::store::VersionEntry;
+
+/// Rows that are already there.
+pub(crate) fn rows(name: &str, batch: RecordBatch) -> Result<LogicalPlan> {
+    let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+    LogicalPlanBuilder::scan(name, provider_as_source(Arc::new(table)), None)?.build()
+}
+
+fn read<T: DeserializeOwned>(entry: &VersionEntry, key: &str) -> Result<Option<T>> {
+    match entry.info.metrics.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => serde_json::from_value(value.clone()).map(Some).map_err(|e| {
+            exec_datafusion_err!("'{key}' in the commit of version {} cannot be read: {e}", entry.version)
+        }),
+    }
+}
+
+/// The epochs of a version.
+pub(crate) fn history(entry: &VersionEntry) -> Result<Vec<EpochRecord>> {
+    Ok(read(entry, "history")?.unwrap_or_default())
+}
+
+/// Which training of its model made a version, from 0.
+pub(crate) fn training_run(entry: &VersionEntry) -> i64 {
+    entry.info.metrics.get("training_run").and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// `ML.TRAINING_INFO`.
+pub(crate) fn training(entry: &VersionEntry) -> Result<LogicalPlan> {
+    rows("training_info", training_rows(training_run(entry), &history(entry)?)?)
+}
+
+/// `ML.EVALUATE` without rows: what was measured on the rows that were held out.
+pub(crate) fn evaluation(entry: &VersionEntry, about: &About) -> Result<LogicalPlan> {
+    let batch = match read::<Measures>(entry, "evaluation")? {
+        Some(measures) => measures.batch()?,
+        None => no_measures(about.label.classes.is_some()),
+    };
+    rows("evaluate", batch)
+}
+
+/// `ML.FEATURE_INFO`.
+pub(crate) fn features(entry: &VersionEntry, about: &About) -> Result<LogicalPlan> {
+    let plain = || -> Vec<FeatureInfo> {
+        let of = |f: &crate::encode::Feature| FeatureInfo {
+            input: f.column.clone(),
+            min: None,
+            max: None,
+            mean: None,
+            median: None,
+            stddev: None,
+            category_count: None,
+            null_count: 0,
+            dimension: None,
+            encoding: f.kind.text().into(),
+        };
+        about.features.iter().map(of).collect()
+    };
+    rows("feature_info", feature_rows(&read(entry, "features")?.unwrap_or_else(plain))?)
+}
+
+fn feature_rows(features: &[FeatureInfo]) -> Result<RecordBatch> {
+    let text = |of: &dyn Fn(&FeatureInfo) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(features.iter().map(of)))
+    };
+    let real = |of: &dyn Fn(&FeatureInfo) -> Option<f64>| -> ArrayRef {
+        Arc::new(features.iter().map(of).collect::<Float64Array>())
+    };
+    let whole = |of: &dyn Fn(&FeatureInfo) -> Option<i64>| -> ArrayRef {
+        Arc::new(features.iter().map(of).collect::<Int64Array>())
+    };
+    let columns: Vec<(&str, DataType, ArrayRef)> = vec![
+        ("input", DataType::Utf8, text(&|f| f.input.clone())),
+        ("min", DataType::Float64, real(&|f| f.min)),
+        ("max", DataType::Float64, real(&|f| f.max)),
+        ("mean", DataType::Float64, real(&|f| f.mean)),
+        ("median", DataType::Float64, real(&|f| f.median)),
+        ("stddev", DataType::Float64, real(&|f| f.stddev)),
+        ("category_count", DataType::Int64, whole(&|f| f.category_count)),
+        ("null_count", DataType::Int64, whole(&|f| Some(f.null_count))),
+        ("dimension", DataType::Int64, whole(&|f| f.dimension)),
+        ("encoding", DataType::Utf8, text(&|f| f.encoding.clone())),
+    ];
+    let field =
+        |(name, data_type, _): &(&str, DataType, ArrayRef)| Field::new(*name, data_type.clone(), true);
+    let schema = Schema::new(columns.iter().map(field).collect::<Vec<_>>());
+    Ok(RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, _, c)| c).collect())?)
+}

@@ -1,0 +1,68 @@
+//! Firesteel for DataFusion: `CREATE MODEL`, `ML.PREDICT` and their like.
+//!
+//! [`Firesteel::register`] puts everything on a `SessionContext`; [`Firesteel::sql`] then understands our statements
+//! besides DataFusion's. Relations, functions and the tables of the schema `ml` work in `SessionContext::sql` too.
+//!
+//! ```no_run
+//! use datafusion::prelude::SessionContext;
+//! use firesteel_sql::{Firesteel, ModelStore};
+//!
+//! # async fn example() -> datafusion::error::Result<()> {
+//! let context = SessionContext::new();
+//! let firesteel = Firesteel::register(&context, ModelStore::directory("models")?).await?;
+//! let sql = "CREATE MODEL late OPTIONS (model_type = 'dnn_classifier', input_label_cols = ['late'])
+//!            AS SELECT distance, carrier, arr_delay > 15 AS late FROM flights";
+//! firesteel.sql(sql).await?.collect().await?;
+//! context.sql("SELECT * FROM ML.PREDICT(MODEL late, TABLE flights)").await?.show().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`session`] | [`Firesteel`] |
+//! | [`parse`] | statements |
+//! | [`options`], [`spec`] | what a `CREATE MODEL` asks for, as written and as the training loop takes it |
+//! | [`store`] | versions of models on an object store |
+//! | [`models`], [`loaded`] | the models of a session, and those in memory |
+//! | [`about`], [`encode`] | what a model reads and predicts; columns of a query to those of the loop |
+//! | [`create`] | `CREATE MODEL` as a plan |
+//! | [`spool`], `fit`, `weights`, `profile` | its rows, its training, what rows count, what is known of its features |
+//! | [`predict`], [`measure`] | `ML.PREDICT`, `ML.EVALUATE` and the like as plans |
+//! | `relation`, [`planner`] | how they get into plans |
+//! | `evaluate`, `info` | measures; what a commit says |
+//! | `functions` | `nn_predict_value` and the like |
+//! | [`tables`] | the schema `ml` |
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod about;
+pub mod create;
+pub mod encode;
+mod error;
+mod evaluate;
+mod export;
+mod fit;
+mod functions;
+mod import;
+mod info;
+pub mod loaded;
+pub mod measure;
+pub mod models;
+pub mod name;
+pub mod options;
+pub mod parse;
+pub mod planner;
+pub mod predict;
+mod profile;
+mod relation;
+pub mod session;
+pub mod spec;
+pub mod spool;
+pub mod store;
+pub mod tables;
+mod weights;
+
+pub use name::ModelName;
+pub use session::Firesteel;
+pub use store::ModelStore;

@@ -1,0 +1,164 @@
+//! The models of a session: the store, what of it is known, and what of it is in memory.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
+use firesteel_train::Model;
+use serde_json::{Value, json};
+
+use crate::about::About;
+use crate::error::outside;
+use crate::fit::Fitted;
+use crate::import::Imported;
+use crate::loaded::LoadedModel;
+use crate::name::ModelName;
+use crate::options::AlterOptions;
+use crate::parse::CreateModel;
+use crate::spec::TrainSpec;
+use crate::store::{Cache, CommitInfo, CreateMode, ModelStore, Snapshot, VersionEntry};
+use crate::tables::Snapshots;
+
+/// Bytes of models that are kept in memory between queries.
+const CACHE_BYTES: usize = 1 << 30;
+
+/// The models of a session.
+#[derive(Debug)]
+pub struct Models {
+    store: ModelStore,
+    current: RwLock<Arc<Snapshot>>,
+    cache: Cache<LoadedModel>,
+    notices: Mutex<Vec<String>>,
+}
+
+impl Models {
+    /// Reads what the store has.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn open(store: ModelStore) -> Result<Models> {
+        let current = RwLock::new(store.snapshot().await?);
+        Ok(Models { store, current, cache: Cache::new(CACHE_BYTES), notices: Mutex::default() })
+    }
+
+    /// Looks what other sessions did.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn refresh(&self) -> Result<Arc<Snapshot>> {
+        let snapshot = self.store.snapshot().await?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
+        Ok(snapshot)
+    }
+
+    /// What was known at the last look.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &ModelStore {
+        &self.store
+    }
+
+    /// What planning needs to know of a version.
+    ///
+    /// # Errors
+    /// `Execution` when its commit cannot be read.
+    pub fn about(entry: &VersionEntry) -> Result<About> {
+        serde_json::from_value(entry.info.about.clone())
+            .map_err(|e| exec_datafusion_err!("the commit of version {} cannot be read: {e}", entry.version))
+    }
+
+    /// A version that is in memory.
+    pub(crate) fn loaded(&self, model: &ModelName, version: u64) -> Option<Arc<LoadedModel>> {
+        let snapshot = self.snapshot();
+        let entry = snapshot.resolve(model, Some(version)).ok()?;
+        self.cache.get(&entry.path)
+    }
+
+    /// A version, from memory or the store.
+    pub(crate) async fn load(
+        &self,
+        model: &ModelName,
+        version: u64,
+        about: Arc<About>,
+    ) -> Result<Arc<LoadedModel>> {
+        let snapshot = self.snapshot();
+        let entry = snapshot.resolve(model, Some(version))?;
+        let load = || async {
+            let files = self.store.read(entry).await?;
+            let read = move || {
+                let loaded = LoadedModel::new(Model::from_files(&files).map_err(outside)?, about)?;
+                let bytes = loaded.bytes();
+                Ok((loaded, bytes))
+            };
+            tokio::task::spawn_blocking(read)
+                .await
+                .map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?
+        };
+        self.cache.get_or_load(&entry.path, load).await
+    }
+
+    /// Makes what a training gave the newest version of its model.
+    pub(crate) async fn commit(&self, spec: &TrainSpec, fitted: Fitted, run: i64) -> Result<u64> {
+        let Fitted { model, about, mut metrics } = fitted;
+        metrics["training_run"] = run.into();
+        for notice in metrics["notices"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            self.notice(notice.to_owned());
+        }
+        let files = model.files().map_err(outside)?;
+        let files = files.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))).collect();
+        let commit = CommitInfo {
+            sql: spec.sql.clone(),
+            options: json!({"model_type": spec.model_type, "network": spec.network, "params": spec.params}),
+            about: serde_json::to_value(&about).map_err(|e| DataFusionError::External(e.into()))?,
+            metrics,
+            schema: Value::Null,
+            description: spec.description.clone(),
+            labels: (!spec.labels.is_empty()).then(|| spec.labels.clone()),
+        };
+        let mode = if spec.replace { CreateMode::Replace } else { CreateMode::New };
+        let version = self.store.create(&spec.name, files, commit, mode).await?;
+        self.refresh().await?;
+        Ok(version)
+    }
+
+    /// Makes an imported model the newest version of its name.
+    pub(crate) async fn import(
+        &self,
+        create: &CreateModel,
+        options: AlterOptions,
+        model: Imported,
+    ) -> Result<u64> {
+        let commit = CommitInfo {
+            sql: create.sql.clone(),
+            options: json!({"model_type": model.about.model_type}),
+            about: serde_json::to_value(&model.about).map_err(|e| DataFusionError::External(e.into()))?,
+            metrics: json!({"training_run": 0}),
+            schema: Value::Null,
+            description: options.description,
+            labels: options.labels,
+        };
+        let mode = if create.or_replace { CreateMode::Replace } else { CreateMode::New };
+        let version = self.store.create(&create.name, model.files, commit, mode).await?;
+        self.refresh().await?;
+        Ok(version)
+    }
+
+    /// Something that the user should know.
+    pub(crate) fn notice(&self, notice: String) {
+        tracing::info!(notice, "note");
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
+    }
+
+    pub(crate) fn take_notices(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Snapshots for Models {
+    fn current(&self) -> Arc<Snapshot> {
+        self.snapshot()
+    }
+}

@@ -1,0 +1,229 @@
+//! Where our nodes are settled and become operators.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, Result, ScalarValue, plan_err};
+use datafusion::execution::context::QueryPlanner;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNode};
+use datafusion::optimizer::{AnalyzerRule, ApplyOrder, OptimizerConfig, OptimizerRule};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+
+use crate::create::{CreateModel, TrainExec};
+use crate::functions::names_model;
+use crate::measure::{MeasureExec, MlMeasure};
+use crate::models::Models;
+use crate::parse::ModelRef;
+use crate::predict::{MlPredict, PredictExec};
+
+/// Gives every node the version that its model has when the query starts, so that no query mixes two.
+#[derive(Debug)]
+pub(crate) struct PinVersions {
+    pub(crate) models: Arc<Models>,
+}
+
+impl AnalyzerRule for PinVersions {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let pinned = plan.transform_up_with_subqueries(|plan| self.pin(plan))?;
+        Ok(pinned.data)
+    }
+
+    fn name(&self) -> &str {
+        "pin_model_versions"
+    }
+}
+
+impl PinVersions {
+    fn pin(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+        let LogicalPlan::Extension(Extension { node }) = &plan else { return self.pin_functions(plan) };
+        let any = node.as_any();
+        let pinned: Arc<dyn UserDefinedLogicalNode> = if let Some(node) = any.downcast_ref::<MlPredict>() {
+            let version = Some(self.version(&node.model, node.asked, &node.about)?);
+            Arc::new(MlPredict { version, ..node.clone() })
+        } else if let Some(node) = any.downcast_ref::<MlMeasure>() {
+            let version = Some(self.version(&node.model, node.asked, &node.about)?);
+            Arc::new(MlMeasure { version, ..node.clone() })
+        } else {
+            return Ok(Transformed::no(plan));
+        };
+        Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: pinned })))
+    }
+
+    /// As for nodes: `'m'` becomes `'m@7'`. Columns keep the names that they were planned with.
+    fn pin_functions(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+        let names = NamePreserver::new(&plan);
+        plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(expr.transform_up(|expr| self.pin_function(expr))?.update_data(|expr| name.restore(expr)))
+        })
+    }
+
+    fn pin_function(&self, mut expr: Expr) -> Result<Transformed<Expr>> {
+        let Expr::ScalarFunction(call) = &mut expr else { return Ok(Transformed::no(expr)) };
+        let Some(Expr::Literal(model, _)) = call.args.first_mut() else { return Ok(Transformed::no(expr)) };
+        let (true, Some(Some(text))) = (names_model(call.func.name()), model.try_as_str()) else {
+            return Ok(Transformed::no(expr));
+        };
+        let (name, asked) = ModelRef::decode(text)?;
+        if asked.is_some() {
+            return Ok(Transformed::no(expr));
+        }
+        let snapshot = self.models.snapshot();
+        let version = snapshot.resolve(&name, None)?.version;
+        *model = ScalarValue::from(ModelRef::encode(&name, Some(version)));
+        Ok(Transformed::yes(expr))
+    }
+
+    fn version(
+        &self,
+        model: &crate::ModelName,
+        asked: Option<u64>,
+        planned: &crate::about::About,
+    ) -> Result<u64> {
+        let snapshot = self.models.snapshot();
+        let entry = snapshot.resolve(model, asked)?;
+        let about = Models::about(entry)?;
+        if about.predicted_fields()? != planned.predicted_fields()? {
+            return plan_err!(
+                "model '{model}' predicts other columns in version {} than when this view was made; make the view again",
+                entry.version
+            );
+        }
+        Ok(entry.version)
+    }
+}
+
+/// Does not have lists of probabilities made that nobody reads.
+#[derive(Debug)]
+pub(crate) struct DropProbabilities;
+
+impl OptimizerRule for DropProbabilities {
+    fn name(&self) -> &str {
+        "drop_unread_probabilities"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, _: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        if !matches!(plan, LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_)) {
+            return Ok(Transformed::no(plan));
+        }
+        let mut read: Vec<Column> = plan.expressions().iter().flat_map(columns).collect();
+        let Some(child) = plan.inputs().first().map(|p| (*p).clone()) else {
+            return Ok(Transformed::no(plan));
+        };
+        let changed = below(child, &mut read)?;
+        if !changed.transformed {
+            return Ok(Transformed::no(plan));
+        }
+        let plan = plan.with_new_exprs(plan.expressions(), vec![changed.data])?;
+        Ok(Transformed::yes(plan))
+    }
+}
+
+fn columns(expr: &Expr) -> Vec<Column> {
+    expr.column_refs().into_iter().cloned().collect()
+}
+
+/// Through what hands columns on as they are, down to the node.
+fn below(plan: LogicalPlan, read: &mut Vec<Column>) -> Result<Transformed<LogicalPlan>> {
+    match &plan {
+        LogicalPlan::Filter(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::Repartition(_) => {
+            read.extend(plan.expressions().iter().flat_map(columns));
+            let child = plan.inputs()[0].clone();
+            below(child, read)?.map_data(|child| plan.with_new_exprs(plan.expressions(), vec![child]))
+        }
+        LogicalPlan::Extension(Extension { node }) => {
+            let Some(predict) = node.as_any().downcast_ref::<MlPredict>() else {
+                return Ok(Transformed::no(plan));
+            };
+            let name = predict.about.probabilities();
+            if !predict.settings.probabilities
+                || predict.about.label.classes.is_none()
+                || read.iter().any(|c| c.name == name)
+            {
+                return Ok(Transformed::no(plan));
+            }
+            let node = Arc::new(predict.without_probabilities()?);
+            Ok(Transformed::yes(LogicalPlan::Extension(Extension { node })))
+        }
+        _ => Ok(Transformed::no(plan)),
+    }
+}
+
+/// Plans our nodes; a host with extensions of its own adds it to its planner.
+#[derive(Debug)]
+pub struct MlExtensionPlanner {
+    pub(crate) models: Arc<Models>,
+}
+
+#[async_trait]
+impl ExtensionPlanner for MlExtensionPlanner {
+    async fn plan_extension(
+        &self,
+        _: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        _: &[&LogicalPlan],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        _: &dyn Session,
+        _: &PhysicalPlanningContext,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let [input] = inputs else { return Ok(None) };
+        let (input, models) = (input.clone(), self.models.clone());
+        let any = node.as_any();
+        if let Some(node) = any.downcast_ref::<MlPredict>() {
+            return Ok(Some(Arc::new(PredictExec::new(node, input, models)?)));
+        }
+        if let Some(node) = any.downcast_ref::<MlMeasure>() {
+            return Ok(Some(Arc::new(MeasureExec::new(node, input, models)?)));
+        }
+        if let Some(node) = any.downcast_ref::<CreateModel>() {
+            return Ok(Some(Arc::new(TrainExec::new(node, input, models))));
+        }
+        Ok(None)
+    }
+}
+
+/// DataFusion's planner with ours.
+#[derive(Debug)]
+pub(crate) struct MlQueryPlanner {
+    pub(crate) models: Arc<Models>,
+}
+
+#[async_trait]
+impl QueryPlanner for MlQueryPlanner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let extension: Arc<dyn ExtensionPlanner + Send + Sync> =
+            Arc::new(MlExtensionPlanner { models: self.models.clone() });
+        DefaultPhysicalPlanner::with_extension_planners(vec![extension])
+            .create_physical_plan(plan, session)
+            .await
+    }
+}
+
+/// Whether a plan makes models, which `SQLOptions` that forbid DDL forbid too.
+pub(crate) fn makes_models(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|plan| {
+        if let LogicalPlan::Extension(Extension { node }) = plan {
+            found |= node.as_any().is::<CreateModel>();
+        }
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,235 @@
+//! Plans the relations `ML.PREDICT(…)` and their like.
+
+use std::sync::Arc;
+
+use datafusion::common::{DFSchema, Result, ScalarValue, plan_datafusion_err, plan_err};
+use datafusion::logical_expr::planner::{
+    PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
+};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan};
+use datafusion::sql::sqlparser::ast::{
+    self, FunctionArg, FunctionArgExpr, ObjectName, ObjectNamePart, TableFactor, TableFunctionArgs, Value,
+};
+
+use crate::about::About;
+use crate::info;
+use crate::measure::{Measure, MlMeasure};
+use crate::models::Models;
+use crate::name::ModelName;
+use crate::parse::ModelRef;
+use crate::predict::{MlPredict, PredictSettings};
+
+/// The schema of our functions.
+const SCHEMA: &str = "ml";
+
+/// What a relation reads.
+const FUNCTIONS: [&str; 6] =
+    ["predict", "evaluate", "confusion_matrix", "roc_curve", "training_info", "feature_info"];
+
+/// Knows the relations of a session's models.
+#[derive(Debug)]
+pub(crate) struct MlRelations {
+    pub(crate) models: Arc<Models>,
+}
+
+/// A call, taken apart.
+struct Call {
+    function: String,
+    model: ModelName,
+    version: Option<u64>,
+    rows: Option<Box<ast::Query>>,
+    settings: Vec<(String, ast::Expr)>,
+}
+
+impl RelationPlanner for MlRelations {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
+        let TableFactor::Table { name, alias, args: Some(args), .. } = &relation else {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        let Some(function) = function_of(name) else {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        let alias = alias.clone();
+        let call = Call::new(function, args)?;
+        let plan = self.plan(call, context)?;
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+    }
+}
+
+/// `predict` of `ml.predict`.
+fn function_of(name: &ObjectName) -> Option<String> {
+    match name.0.as_slice() {
+        [ObjectNamePart::Identifier(schema), ObjectNamePart::Identifier(function)]
+            if schema.value.eq_ignore_ascii_case(SCHEMA) =>
+        {
+            Some(function.value.to_ascii_lowercase())
+        }
+        _ => None,
+    }
+}
+
+impl Call {
+    fn new(function: String, args: &TableFunctionArgs) -> Result<Call> {
+        if !FUNCTIONS.contains(&function.as_str()) {
+            let known: Vec<String> = FUNCTIONS.iter().map(|f| format!("ML.{}", f.to_uppercase())).collect();
+            return plan_err!(
+                "there is no relation ML.{}; there are {}",
+                function.to_uppercase(),
+                known.join(", ")
+            );
+        }
+        let shown = format!("ML.{}", function.to_uppercase());
+        let mut args = args.args.iter();
+        let (model, version) = match args.next() {
+            Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Value(value)))) => {
+                match &value.value {
+                    Value::SingleQuotedString(text) => ModelRef::decode(text)?,
+                    other => return plan_err!("{shown}: expected MODEL name, found {other}"),
+                }
+            }
+            Some(other) => return plan_err!("{shown}: expected MODEL name, found {other}"),
+            None => return plan_err!("{shown}: expected MODEL name"),
+        };
+        let mut call = Call { function, model, version, rows: None, settings: Vec::new() };
+        for arg in args {
+            match arg {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Subquery(query)))
+                    if call.rows.is_none() =>
+                {
+                    call.rows = Some(query.clone());
+                }
+                FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
+                    call.settings.push((name.value.to_ascii_lowercase(), value.clone()));
+                }
+                FunctionArg::ExprNamed {
+                    name: ast::Expr::Identifier(name),
+                    arg: FunctionArgExpr::Expr(value),
+                    ..
+                } => {
+                    call.settings.push((name.value.to_ascii_lowercase(), value.clone()));
+                }
+                other => {
+                    return plan_err!(
+                        "{shown}: expected TABLE name, (query) or setting => value, found {other}"
+                    );
+                }
+            }
+        }
+        Ok(call)
+    }
+
+    fn shown(&self) -> String {
+        format!("ML.{}", self.function.to_uppercase())
+    }
+
+    /// The rows that it is about.
+    fn input(&self, context: &mut dyn RelationPlannerContext) -> Result<Option<Arc<LogicalPlan>>> {
+        let Some(query) = &self.rows else { return Ok(None) };
+        let derived =
+            TableFactor::Derived { lateral: false, subquery: query.clone(), alias: None, sample: None };
+        Ok(Some(Arc::new(context.plan(derived)?)))
+    }
+
+    /// The settings, each a constant, checked by `take`.
+    fn settings(
+        &self,
+        context: &mut dyn RelationPlannerContext,
+        known: &[&str],
+        take: &mut dyn FnMut(&str, ScalarValue) -> Result<()>,
+    ) -> Result<()> {
+        for (name, value) in &self.settings {
+            if !known.contains(&name.as_str()) {
+                let list = if known.is_empty() { "none".to_string() } else { known.join(", ") };
+                return plan_err!("{}: unknown setting '{name}'; there are: {list}", self.shown());
+            }
+            match context.sql_to_expr(value.clone(), &DFSchema::empty())? {
+                Expr::Literal(value, _) => take(name, value)?,
+                other => return plan_err!("{}: {name} expects a constant, got {other}", self.shown()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MlRelations {
+    fn plan(&self, call: Call, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+        let snapshot = self.models.snapshot();
+        let entry = snapshot.resolve(&call.model, call.version)?;
+        let about = Arc::new(Models::about(entry)?);
+        let measure = match call.function.as_str() {
+            "predict" => return self.predict(call, about, context),
+            "training_info" => {
+                call.settings(context, &[], &mut |_, _| Ok(()))?;
+                return info::training(entry);
+            }
+            "feature_info" => {
+                call.settings(context, &[], &mut |_, _| Ok(()))?;
+                return info::features(entry, &about);
+            }
+            "confusion_matrix" => Measure::Confusion,
+            "roc_curve" => Measure::Roc,
+            _ => Measure::Evaluate,
+        };
+        let mut threshold = None;
+        call.settings(context, &["threshold"], &mut |name, value| {
+            threshold = Some(fraction(name, &value)?);
+            Ok(())
+        })?;
+        match call.input(context)? {
+            Some(input) => {
+                let node = MlMeasure::new(measure, input, (call.model, call.version), about, threshold)?;
+                Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+            }
+            None if measure == Measure::Evaluate => info::evaluation(entry, &about),
+            None => plan_err!("{}: expected TABLE name or (query) behind the model", call.shown()),
+        }
+    }
+
+    fn predict(
+        &self,
+        call: Call,
+        about: Arc<About>,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<LogicalPlan> {
+        let mut settings = PredictSettings::default();
+        call.settings(context, &["threshold", "keep_original_columns", "top_k"], &mut |name, value| {
+            match name {
+                "threshold" => settings.threshold = Some(fraction(name, &value)?),
+                "top_k" => settings.top_k = Some(count(name, &value)?),
+                _ => settings.keep_original_columns = flag(name, &value)?,
+            }
+            Ok(())
+        })?;
+        let input = call.input(context)?.ok_or_else(|| {
+            plan_datafusion_err!("ML.PREDICT: expected TABLE name or (query) behind the model")
+        })?;
+        let node = MlPredict::new(input, call.model, call.version, about, settings)?;
+        Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+    }
+}
+
+fn fraction(name: &str, value: &ScalarValue) -> Result<f64> {
+    let number = value.cast_to(&arrow::datatypes::DataType::Float64);
+    match number {
+        Ok(ScalarValue::Float64(Some(number))) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => plan_err!("{name} expects a number from 0 to 1, got {value}"),
+    }
+}
+
+fn count(name: &str, value: &ScalarValue) -> Result<usize> {
+    match value {
+        ScalarValue::Int64(Some(number)) if *number > 0 => Ok(*number as usize),
+        _ => plan_err!("{name} expects a whole number from 1 on, got {value}"),
+    }
+}
+
+fn flag(name: &str, value: &ScalarValue) -> Result<bool> {
+    match value {
+        ScalarValue::Boolean(Some(flag)) => Ok(*flag),
+        _ => plan_err!("{name} expects TRUE or FALSE, got {value}"),
+    }
+}

@@ -1,0 +1,209 @@
+//! What a `CREATE MODEL` asks for, checked and in the terms of the training loop.
+
+use datafusion::common::{Result, plan_datafusion_err, plan_err};
+use firesteel_train::Task;
+use serde_json::{Map, Value};
+
+use crate::name::ModelName;
+use crate::options::{Cache, ClassWeights, ModelOptions, OnUnseen};
+use crate::parse::CreateModel;
+use crate::spool::CacheMode;
+
+/// A training, as its statement asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainSpec {
+    /// What is made.
+    pub name: ModelName,
+    /// The statement.
+    pub sql: String,
+    /// As the user gave it, `dnn_classifier` for example.
+    pub model_type: String,
+    /// Whether it predicts classes.
+    pub classifier: bool,
+    /// The column that is learned.
+    pub label: String,
+    /// Columns that are learned from; all others when absent.
+    pub features: Option<Vec<String>>,
+    /// Columns that are not learned from.
+    pub left_out: Vec<String>,
+    /// The network, as JSON.
+    pub network: Value,
+    /// The hyper-parameters of the loop; without a batch size, which then depends on the rows.
+    pub params: Map<String, Value>,
+    /// Epochs without a better one before training stops, where rows are held out.
+    pub patience: Option<usize>,
+    /// Which rows are held out.
+    pub split: Split,
+    /// Draws them.
+    pub seed: u64,
+    /// Threads that train together; as many as the query has partitions when absent.
+    pub workers: Option<usize>,
+    /// Where the rows are kept.
+    pub cache: CacheMode,
+    /// The column that says how much a row counts.
+    pub weight: Option<String>,
+    /// How much the rows of each class count.
+    pub class_weights: ClassWeights,
+    /// Whether a model of that name is replaced.
+    pub replace: bool,
+    /// A note.
+    pub description: Option<String>,
+    /// Words to find the model by.
+    pub labels: Vec<String>,
+}
+
+impl TrainSpec {
+    /// From a statement and its options.
+    ///
+    /// # Errors
+    /// `Plan` naming the option that cannot be met.
+    pub fn new(create: &CreateModel, options: ModelOptions) -> Result<TrainSpec> {
+        check_met(&options)?;
+        let model_type = options.model_type.name();
+        let missing = || plan_datafusion_err!("model_type '{model_type}' learns nothing");
+        let task = options.model_type.task().ok_or_else(missing)?;
+        let network = options.network.as_ref().ok_or_else(missing)?;
+        let network = serde_json::to_value(network).map_err(|e| plan_datafusion_err!("the network: {e}"))?;
+        let seed = options.seed.unwrap_or(DEFAULT_SEED);
+        let split = Split::from(&options.split);
+        let mut left_out = options.exclude_cols.clone();
+        if let Split::Custom { column } = &split {
+            left_out.push(column.clone());
+        }
+        Ok(TrainSpec {
+            name: create.name.clone(),
+            sql: create.sql.clone(),
+            model_type: model_type.to_owned(),
+            classifier: task == Task::Classification,
+            label: options.label().ok_or_else(missing)?.to_owned(),
+            features: options.feature_cols.clone(),
+            left_out,
+            network,
+            params: options.params.clone(),
+            patience: options.stop.map(|stop| stop.patience),
+            split,
+            seed: seed as u64,
+            workers: options.workers,
+            cache: match options.cache {
+                Cache::Memory => CacheMode::Memory,
+                Cache::Disk => CacheMode::Disk,
+                _ => CacheMode::MemoryThenDisk,
+            },
+            weight: options.sample_weight_col.clone(),
+            class_weights: options.class_weights.clone(),
+            replace: create.or_replace,
+            description: options.description.clone(),
+            labels: options.labels,
+        })
+    }
+}
+
+/// An option that is read and checked, and not carried out.
+pub(crate) struct Unmet {
+    pub(crate) option: &'static str,
+    /// Of it, what is not carried out.
+    pub(crate) values: &'static str,
+    pub(crate) instead: &'static str,
+    asked: fn(&ModelOptions) -> bool,
+}
+
+pub(crate) const UNMET: &[Unmet] = &[
+    Unmet {
+        option: "model_type",
+        values: "transform_only",
+        instead: "put the expressions into a view",
+        asked: |options| options.model_type.task().is_none(),
+    },
+    Unmet {
+        option: "warm_start",
+        values: "true",
+        instead: "leave it out",
+        asked: |options| options.warm_start,
+    },
+    Unmet {
+        option: "checkpoint_every",
+        values: "above 0",
+        instead: "leave it out",
+        asked: |options| options.checkpoint_every > 0,
+    },
+    Unmet {
+        option: "num_trials",
+        values: "any search",
+        instead: "train one model for each value",
+        asked: |options| options.search.is_some(),
+    },
+    Unmet {
+        option: "on_unseen",
+        values: "error",
+        instead: "leave it out",
+        asked: |options| options.on_unseen == OnUnseen::Error,
+    },
+    Unmet {
+        option: "cache",
+        values: "none",
+        instead: "use 'disk'",
+        asked: |options| options.cache == Cache::None,
+    },
+    Unmet {
+        option: "min_rel_progress",
+        values: "above 0",
+        instead: "use patience",
+        asked: |options| options.stop.is_some_and(|stop| stop.min_rel_progress > 0.0),
+    },
+];
+
+/// That nothing is asked for which would be passed over.
+fn check_met(options: &ModelOptions) -> Result<()> {
+    match UNMET.iter().find(|unmet| (unmet.asked)(options)) {
+        Some(Unmet { option, values, instead, .. }) => {
+            plan_err!("{option} ({values}) is not supported yet; {instead}")
+        }
+        None => Ok(()),
+    }
+}
+
+/// Of the table of hyper-parameters.
+const DEFAULT_SEED: i64 = 42;
+
+/// Which rows are held out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Split {
+    /// By the number of rows: none below 500, a fifth to 50,000, then 10,000.
+    Auto,
+    /// None.
+    None,
+    /// Drawn.
+    Random {
+        /// The part for evaluation.
+        evaluate: f64,
+        /// The part for the test.
+        test: f64,
+    },
+    /// As a column says.
+    Custom {
+        /// TRUE for evaluation, or TRAIN, EVAL or TEST.
+        column: String,
+    },
+    /// The last rows by a column.
+    Sequential {
+        /// What they are ordered by.
+        column: String,
+        /// The part for evaluation.
+        evaluate: f64,
+        /// The part for the test.
+        test: f64,
+    },
+}
+
+impl From<&crate::options::Split> for Split {
+    fn from(split: &crate::options::Split) -> Split {
+        use crate::options::Split as Asked;
+        match split.clone() {
+            Asked::Auto => Split::Auto,
+            Asked::None => Split::None,
+            Asked::Random { eval, test } => Split::Random { evaluate: eval, test },
+            Asked::Custom { column } => Split::Custom { column },
+            Asked::Sequential { column, eval, test } => Split::Sequential { column, evaluate: eval, test },
+        }
+    }
+}

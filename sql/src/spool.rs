@@ -1,0 +1,160 @@
+//! The rows of a training query: run once, kept in memory and, where that is refused, on disk.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, SpillFile};
+use datafusion::physical_plan::SpillManager;
+use datafusion::physical_plan::metrics::SpillMetrics;
+use futures::StreamExt;
+use tokio::runtime::Handle;
+
+/// Where rows may be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd)]
+pub enum CacheMode {
+    /// In memory as long as the memory pool allows it.
+    #[default]
+    MemoryThenDisk,
+    /// In memory only.
+    Memory,
+    /// On disk only.
+    Disk,
+}
+
+/// The rows of one partition.
+pub(crate) struct Part {
+    rows: u64,
+    batches: Vec<RecordBatch>,
+    spilled: Option<Arc<dyn SpillFile>>,
+    /// Held as long as the batches are.
+    reservation: MemoryReservation,
+}
+
+/// What a partition needs to keep its rows.
+pub(crate) struct Keeper {
+    pub(crate) mode: CacheMode,
+    pub(crate) partition: usize,
+    pub(crate) runtime: Arc<RuntimeEnv>,
+    pub(crate) metrics: SpillMetrics,
+}
+
+impl Keeper {
+    /// Runs a partition to its end. `look` sees each batch once.
+    ///
+    /// # Errors
+    /// Those of the query; `ResourcesExhausted` naming `ml.train.spool` where there is no memory and no disk allowed.
+    pub(crate) async fn keep(
+        self,
+        mut stream: SendableRecordBatchStream,
+        mut look: impl FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<(Part, SpillManager)> {
+        let manager = SpillManager::new(self.runtime.clone(), self.metrics.clone(), stream.schema());
+        let name = format!("ml.train.spool[{}]", self.partition);
+        let reservation = MemoryConsumer::new(name).with_can_spill(true).register(&self.runtime.memory_pool);
+        let mut part = Part { rows: 0, batches: Vec::new(), spilled: None, reservation };
+        let mut file = match self.mode {
+            CacheMode::Disk => Some(manager.create_in_progress_file("ml.train.spool")?),
+            _ => None,
+        };
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            look(&batch)?;
+            part.rows += batch.num_rows() as u64;
+            if let Some(file) = &mut file {
+                file.append_batch(&batch)?;
+                continue;
+            }
+            match part.reservation.try_grow(batch.get_array_memory_size()) {
+                Ok(()) => part.batches.push(batch),
+                Err(e) if self.mode == CacheMode::Memory => return Err(refused(e)),
+                Err(_) => {
+                    let mut spill = manager.create_in_progress_file("ml.train.spool")?;
+                    for batch in part.batches.drain(..).chain([batch]) {
+                        spill.append_batch(&batch)?;
+                    }
+                    part.reservation.free();
+                    file = Some(spill);
+                }
+            }
+        }
+        part.spilled = file.map(|mut f| f.finish()).transpose()?.flatten();
+        Ok((part, manager))
+    }
+}
+
+fn refused(e: DataFusionError) -> DataFusionError {
+    e.context("the rows of a training with cache='memory' do not fit; use cache='memory_then_disk' or raise datafusion.runtime.memory_limit")
+}
+
+/// All rows of a training query, in the order of its partitions.
+pub(crate) struct Spool {
+    parts: Vec<(Part, SpillManager)>,
+}
+
+impl Spool {
+    pub(crate) fn new(parts: Vec<(Part, SpillManager)>) -> Spool {
+        Spool { parts }
+    }
+
+    /// All rows.
+    pub(crate) fn rows(&self) -> u64 {
+        self.parts.iter().map(|(part, _)| part.rows).sum()
+    }
+
+    /// Calls `take` with the batches of a range of rows and where each starts. Blocks.
+    ///
+    /// # Errors
+    /// Of reading what was spilled, and those of `take`.
+    pub(crate) fn read(
+        &self,
+        rows: Range<u64>,
+        handle: &Handle,
+        mut take: impl FnMut(u64, RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let mut first = 0;
+        for (part, manager) in &self.parts {
+            let end = first + part.rows;
+            if first < rows.end && rows.start < end {
+                let mut cut = Cut { rows: rows.clone(), at: first, take: &mut take };
+                match &part.spilled {
+                    None => part.batches.iter().try_for_each(|batch| cut.batch(batch))?,
+                    Some(file) => {
+                        let mut stream = manager.read_spill_as_stream_unbuffered(file.clone(), None)?;
+                        while let Some(batch) = handle.block_on(stream.next()) {
+                            cut.batch(&batch?)?;
+                        }
+                    }
+                }
+            }
+            first = end;
+        }
+        Ok(())
+    }
+}
+
+/// Hands on what of each batch is in a range.
+struct Cut<'a, F> {
+    rows: Range<u64>,
+    at: u64,
+    take: &'a mut F,
+}
+
+impl<F: FnMut(u64, RecordBatch) -> Result<()>> Cut<'_, F> {
+    fn batch(&mut self, batch: &RecordBatch) -> Result<()> {
+        let (start, end) = (self.at, self.at + batch.num_rows() as u64);
+        self.at = end;
+        let part = self.rows.start.max(start)..self.rows.end.min(end);
+        if part.is_empty() {
+            return Ok(());
+        }
+        let (offset, length) = ((part.start - start) as usize, (part.end - part.start) as usize);
+        (self.take)(part.start, batch.slice(offset, length))
+    }
+}
