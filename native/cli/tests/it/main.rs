@@ -129,7 +129,8 @@ fn says_what_it_is() {
     let said = |argument| String::from_utf8(firesteel(folder.path(), &[argument]).stdout).unwrap();
     assert_eq!(said("--version"), concat!("firesteel ", env!("CARGO_PKG_VERSION"), "\n"));
     assert!(
-        said("--help").starts_with("Deep learning inside Spark jobs; this command is the engine by itself\n")
+        said("--help")
+            .starts_with("Deep learning inside Spark jobs and SQL; this command is the engine by itself\n")
     );
 }
 
@@ -208,3 +209,13 @@ fn files_that_cannot_be_read_are_named() {
     fs::write(folder.path().join("rows.parquet"), "PAR").unwrap();
     assert!(with("rows.parquet").contains("cannot read rows.parquet"));
 }
+
+#[test]
+fn generated_files_are_what_the_tables_give() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let checked = firesteel(&root, &["generate", "--check"]);
+    assert!(checked.status.success(), "{}", stderr(&checked));
+}
+
+#[cfg(feature = "sql")]
+mod sql;

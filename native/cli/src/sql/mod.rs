@@ -1,0 +1,170 @@
+//! `firesteel sql`: statements from a prompt, the command line or a file.
+
+mod print;
+mod prompt;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use firesteel_error::{Error, Kind, Result};
+use firesteel_sql::parse::Statement;
+use firesteel_sql::{Firesteel, ModelStore};
+use futures::StreamExt;
+
+use print::{Printer, Progress};
+
+/// What `firesteel sql` is told.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Run these statements and leave
+    #[arg(short, long, value_name = "SQL", conflicts_with = "file")]
+    command: Vec<String>,
+    /// Run the statements of a file and leave
+    #[arg(short, long, value_name = "FILE")]
+    file: Vec<PathBuf>,
+    /// How results are shown
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Where models are kept
+    #[arg(long, value_name = "DIRECTORY", default_value = "models", env = "FIRESTEEL_MODELS")]
+    models: PathBuf,
+    /// Most memory for queries and the rows of trainings, for example 2G; what is beyond goes to disk
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory_limit: Option<usize>,
+    /// Partitions of queries, and workers of trainings that do not say; as many as there are cores when absent
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    partitions: Option<u16>,
+    /// How training is shown while it runs
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    progress: Progress,
+    /// Only results
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Boxes.
+    Table,
+    /// Comma-separated values with a header.
+    Csv,
+    /// An object a line.
+    Json,
+}
+
+fn bytes(text: &str) -> std::result::Result<usize, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit.to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return Err(format!("expected a number with K, M or G behind it, got {text}")),
+    };
+    let number: usize = number.parse().map_err(|e| format!("{text}: {e}"))?;
+    number.checked_mul(unit).ok_or_else(|| format!("{text} is too much"))
+}
+
+/// A session and how it shows what it finds.
+pub(crate) struct Session {
+    pub(crate) firesteel: Firesteel,
+    printer: Printer,
+}
+
+/// Runs statements until the first that fails, or a prompt until its end.
+///
+/// # Errors
+/// The first statement's that fails.
+pub fn run(options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(Kind::Io, "cannot start threads").with_source(e))?;
+    runtime.block_on(async {
+        let session = Session::new(options).await.map_err(shown)?;
+        let mut scripts = options.command.clone();
+        for path in &options.file {
+            let text = std::fs::read_to_string(path).map_err(|e| {
+                Error::new(Kind::Io, format!("cannot read {}", path.display())).with_source(e)
+            })?;
+            scripts.push(text);
+        }
+        if !scripts.is_empty() {
+            for script in &scripts {
+                session.script(script).await.map_err(shown)?;
+            }
+            return Ok(());
+        }
+        if std::io::stdin().is_terminal() {
+            return prompt::run(&session).await;
+        }
+        let script = std::io::read_to_string(std::io::stdin())
+            .map_err(|e| Error::new(Kind::Io, "cannot read the standard input").with_source(e))?;
+        session.script(&script).await.map_err(shown)
+    })
+}
+
+/// Without a backtrace and the name of a Rust type.
+fn shown(e: datafusion::error::DataFusionError) -> Error {
+    Error::argument(e.strip_backtrace())
+}
+
+impl Session {
+    async fn new(options: &Options) -> datafusion::error::Result<Session> {
+        let mut runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::OsTmpDirectory),
+        );
+        if let Some(limit) = options.memory_limit {
+            let few = std::num::NonZeroUsize::MIN.saturating_add(4);
+            runtime =
+                runtime.with_memory_pool(Arc::new(TrackConsumersPool::new(FairSpillPool::new(limit), few)));
+        }
+        let mut config = SessionConfig::new().with_information_schema(true);
+        if let Some(partitions) = options.partitions {
+            config = config.with_target_partitions(partitions.into());
+        }
+        let context = SessionContext::new_with_config_rt(config, runtime.build_arc()?).enable_url_table();
+        let store = ModelStore::directory(&options.models)?;
+        let firesteel = Firesteel::register(&context, store).await?;
+        Ok(Session { firesteel, printer: Printer::new(options.format, options.progress, options.quiet) })
+    }
+
+    /// All statements of a text, one behind the other.
+    pub(crate) async fn script(&self, text: &str) -> datafusion::error::Result<()> {
+        for statement in self.firesteel.parse(text)? {
+            self.statement(statement).await?;
+        }
+        Ok(())
+    }
+
+    async fn statement(&self, statement: Statement) -> datafusion::error::Result<()> {
+        let training = matches!(statement, Statement::CreateModel(_) | Statement::Retrain(_));
+        let frame = self.firesteel.plan(statement).await?;
+        let schema = Arc::new(frame.schema().as_arrow().clone());
+        let mut rows = frame.execute_stream().await?;
+        if training {
+            let mut progress = self.printer.progress();
+            while let Some(batch) = rows.next().await {
+                progress.epoch(&batch?);
+            }
+            progress.end();
+        } else {
+            let mut output = self.printer.output(schema);
+            while let Some(batch) = rows.next().await {
+                output.batch(batch?)?;
+            }
+            output.end()?;
+        }
+        for notice in self.firesteel.take_notices() {
+            self.printer.notice(&notice);
+        }
+        Ok(())
+    }
+}
