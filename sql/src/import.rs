@@ -15,7 +15,7 @@ use crate::loaded::LoadedModel;
 pub(crate) const ABOUT: &str = "sql.json";
 
 /// Where Spark keeps the network of a saved model.
-const OF_SPARK: &str = "network";
+pub(crate) const OF_SPARK: &str = "network";
 
 /// A model that was read, and its files.
 pub(crate) struct Imported {

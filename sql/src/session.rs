@@ -386,7 +386,7 @@ impl Firesteel {
         let entry = snapshot.resolve(name, version)?;
         let mut files = self.models.store().read(entry).await?;
         files.push((crate::import::ABOUT.into(), entry.info.about.to_string().into()));
-        let written = crate::export::write(&options, files).await?;
+        let written = crate::export::write(&options, &Models::about(entry)?, files).await?;
         self.text("export", &[("file", written)])
     }
 

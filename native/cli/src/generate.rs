@@ -16,7 +16,6 @@ const FACES: &[Face] = &[
     ("scala/src/main/scala/firesteel/ml/NeuralParams.scala", scala),
     ("python/firesteel/_params.py", python),
     ("docs/reference/parameters.md", reference),
-    #[cfg(feature = "sql")]
     ("docs/reference/sql.md", firesteel_sql::options::reference),
 ];
 

@@ -1,11 +1,11 @@
-//! The `firesteel` command: trains and predicts without Spark, and generates the faces of the hyper-parameters.
+//! The `firesteel` command: trains, predicts and exports without Spark, and generates the faces of the hyper-parameters.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod export;
 mod generate;
 mod predict;
 mod rows;
-#[cfg(feature = "sql")]
 mod sql;
 mod train;
 
@@ -29,8 +29,9 @@ enum Command {
     Train(train::Options),
     /// Score a file of rows with a model; writes CSV to standard output.
     Predict(predict::Options),
+    /// Write a model, its preprocessing included, as an ONNX file for other runtimes.
+    Export(export::Options),
     /// Ask and train in SQL: a prompt, statements (-c) or a file (-f).
-    #[cfg(feature = "sql")]
     Sql(sql::Options),
     /// Write the Scala, Python and Markdown faces of the hyper-parameters.
     #[command(hide = true)]
@@ -61,7 +62,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Train(options) => train::run(&options),
         Command::Predict(options) => predict::run(&options),
-        #[cfg(feature = "sql")]
+        Command::Export(options) => export::run(&options),
         Command::Sql(options) => sql::run(&options),
         Command::Generate { check: true, root } => generate::check(&root),
         Command::Generate { check: false, root } => generate::write(&root),

@@ -101,6 +101,11 @@ impl Model {
         &self.weights
     }
 
+    /// The flat running statistics, laid out as [`Model::graph`] says.
+    pub fn buffers(&self) -> &[f32] {
+        &self.buffers
+    }
+
     /// How columns are encoded.
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
@@ -114,6 +119,11 @@ impl Model {
     /// The label column it was trained on.
     pub fn label(&self) -> &str {
         &self.label.column
+    }
+
+    /// Of a regression: the label's mean and deviation, which bring the network's output to the label's unit.
+    pub fn label_scale(&self) -> (f64, f64) {
+        (self.label.mean, self.label.deviation)
     }
 
     /// Its files, by name. `model.json`, which names the others, is the last.

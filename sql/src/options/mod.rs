@@ -87,6 +87,8 @@ pub enum Format {
     Onnx,
     /// Weights, and the model's description beside them.
     Safetensors,
+    /// A saved model of Spark's.
+    Spark,
 }
 
 impl ExportOptions {
@@ -102,6 +104,7 @@ impl ExportOptions {
             uri: uri.ok_or_else(missing)?.to_owned(),
             format: match given.text("format") {
                 Some("onnx") => Format::Onnx,
+                Some("spark") => Format::Spark,
                 _ => Format::Safetensors,
             },
         })

@@ -36,7 +36,6 @@ pub fn reference() -> String {
     for unmet in UNMET {
         line(&mut page, format_args!("| `{}` | {} | {} |", unmet.option, unmet.values, unmet.instead));
     }
-    line(&mut page, format_args!("| `format` of `EXPORT MODEL` | onnx | safetensors |"));
     page
 }
 

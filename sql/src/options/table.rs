@@ -234,7 +234,13 @@ pub const ALTER_ROWS: &[Row] = &[
 /// Of `EXPORT MODEL`.
 pub const EXPORT_ROWS: &[Row] = &[
     row("uri", Kind::Text, "", "where the files go; required"),
-    row("format", Kind::Choice(&["onnx", "safetensors"]), "safetensors", "what is written"),
+    row(
+        "format",
+        Kind::Choice(&["onnx", "safetensors", "spark"]),
+        "safetensors",
+        "onnx: one graph; safetensors: the files of a model; spark: a folder that NeuralClassificationModel.load or \
+         NeuralRegressionModel.load opens",
+    ),
 ];
 
 /// The hyper-parameter of this name.

@@ -1,6 +1,9 @@
 //! The command as a user runs it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod export;
+mod sql;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -216,6 +219,3 @@ fn generated_files_are_what_the_tables_give() {
     let checked = firesteel(&root, &["generate", "--check"]);
     assert!(checked.status.success(), "{}", stderr(&checked));
 }
-
-#[cfg(feature = "sql")]
-mod sql;

@@ -10,13 +10,6 @@ use super::raw::{Invalid, NULL, Raw, Texts, VectorColumn};
 use super::rows::Tensor;
 use crate::params::HandleInvalid;
 
-/// The index of a NULL text.
-const NULL_INDEX: u32 = 0;
-/// The index of a text that is in no vocabulary.
-const UNKNOWN_INDEX: u32 = 1;
-/// The index of a vocabulary's first text.
-const FIRST_INDEX: u32 = 2;
-
 /// How every feature column is encoded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,6 +138,13 @@ impl Scaling {
 }
 
 impl Encoding {
+    /// The index of a NULL text.
+    pub const NULL: u32 = 0;
+    /// The index of a text that is in no vocabulary.
+    pub const UNKNOWN: u32 = 1;
+    /// The index of a vocabulary's first text.
+    pub const FIRST: u32 = 2;
+
     /// The column it is of.
     pub fn column(&self) -> &str {
         match self {
@@ -187,7 +187,7 @@ impl Preprocessing {
             let kind = match column {
                 Encoding::Number { .. } => continue,
                 Encoding::Category { values, .. } => {
-                    InputKind::Index { cardinality: values.len() + FIRST_INDEX as usize }
+                    InputKind::Index { cardinality: values.len() + Encoding::FIRST as usize }
                 }
                 Encoding::Vector { shape, .. } => InputKind::Dense { shape: shape.clone() },
             };
@@ -262,10 +262,10 @@ impl Preprocessing {
 }
 
 fn indices(values: &[String], texts: Texts) -> Vec<u32> {
-    let vocabulary: HashMap<&str, u32> = values.iter().map(String::as_str).zip(FIRST_INDEX..).collect();
-    let known = |text: &str| vocabulary.get(text).copied().unwrap_or(UNKNOWN_INDEX);
+    let vocabulary: HashMap<&str, u32> = values.iter().map(String::as_str).zip(Encoding::FIRST..).collect();
+    let known = |text: &str| vocabulary.get(text).copied().unwrap_or(Encoding::UNKNOWN);
     let of_code: Vec<u32> = texts.distinct.iter().map(|text| known(text)).collect();
-    let index = |code: u32| if code == NULL { NULL_INDEX } else { of_code[code as usize] };
+    let index = |code: u32| if code == NULL { Encoding::NULL } else { of_code[code as usize] };
     texts.codes.into_iter().map(index).collect()
 }
 
