@@ -197,7 +197,7 @@ fn run(
     let options = Options { deadline: config.deadline(), cancel: cancel.clone(), ..Options::default() };
     let mesh = join(&membership, world.rank, Some(listener), &options)?;
     let resume = resume.map(Into::into);
-    let session = Session { fabric: Arc::new(mesh), threads: world.threads, cancel, resume };
+    let session = Session { fabric: Arc::new(mesh), threads: world.threads, cancel, resume, start: None };
     // Nobody listening is no reason to stop: the JVM cancels when it wants that.
     let mut tell = |event| drop(sender.send(event));
     Trainer::new(config)?.fit(Ok(shard.finish()), session, &mut tell)

@@ -41,7 +41,18 @@ pub struct CreateModel {
     run: i64,
     /// Whether the model is kept.
     commit: bool,
+    /// The version that training goes on from.
+    warm: Option<Warm>,
     schema: DFSchemaRef,
+}
+
+/// A version of the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Warm {
+    /// Its number.
+    pub version: u64,
+    /// What it reads and predicts.
+    pub about: Arc<About>,
 }
 
 impl CreateModel {
@@ -49,10 +60,19 @@ impl CreateModel {
     ///
     /// # Errors
     /// `Plan` naming the label or the column.
-    pub fn new(input: LogicalPlan, spec: Arc<TrainSpec>, run: i64, commit: bool) -> Result<CreateModel> {
+    pub fn new(
+        input: LogicalPlan,
+        spec: Arc<TrainSpec>,
+        run: i64,
+        commit: bool,
+        warm: Option<Warm>,
+    ) -> Result<CreateModel> {
         let about = Arc::new(about(input.schema().as_arrow(), &spec)?);
+        if let Some(warm) = &warm {
+            check_same(&spec, &warm.about, &about)?;
+        }
         let schema = Arc::new(DFSchema::try_from(training_schema().as_ref().clone())?);
-        Ok(CreateModel { input: Arc::new(input), spec, about, run, commit, schema })
+        Ok(CreateModel { input: Arc::new(input), spec, about, run, commit, warm, schema })
     }
 
     fn key(&self) -> (&str, i64, bool) {
@@ -94,6 +114,33 @@ fn about(schema: &Schema, spec: &TrainSpec) -> Result<About> {
     })
 }
 
+/// That a query has what the model to go on from reads.
+fn check_same(spec: &TrainSpec, before: &About, now: &About) -> Result<()> {
+    let name = &spec.name;
+    let columns = |about: &About| -> Vec<(String, String)> {
+        let label = (about.label.column.clone(), about.label.data_type.clone());
+        about.features.iter().map(|f| (f.column.clone(), f.data_type.clone())).chain([label]).collect()
+    };
+    let (before, now) = (columns(before), columns(now));
+    for (column, was) in &before {
+        match now.iter().find(|(other, _)| other == column) {
+            None => return plan_err!("warm_start: model '{name}' has column '{column}', the query does not"),
+            Some((_, is)) if is != was => {
+                return plan_err!(
+                    "warm_start: column '{column}' is {is}, model '{name}' was trained on {was}"
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    match now.iter().find(|column| !before.contains(column)) {
+        Some((column, _)) => {
+            plan_err!("warm_start: the query has column '{column}', model '{name}' does not")
+        }
+        None => Ok(()),
+    }
+}
+
 fn check_label(spec: &TrainSpec, data_type: &DataType) -> Result<()> {
     let (label, model_type) = (&spec.label, &spec.model_type);
     let text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
@@ -112,7 +159,10 @@ fn check_label(spec: &TrainSpec, data_type: &DataType) -> Result<()> {
 
 impl PartialEq for CreateModel {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key() && self.spec == other.spec && self.input == other.input
+        self.key() == other.key()
+            && self.spec == other.spec
+            && self.warm == other.warm
+            && self.input == other.input
     }
 }
 
@@ -205,6 +255,7 @@ pub struct TrainExec {
     about: Arc<About>,
     run: i64,
     commit: bool,
+    warm: Option<Warm>,
     models: Arc<Models>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -224,6 +275,7 @@ impl TrainExec {
             about: node.about.clone(),
             run: node.run,
             commit: node.commit,
+            warm: node.warm.clone(),
             models,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -272,6 +324,10 @@ impl TrainExec {
         context: Arc<TaskContext>,
         out: tokio::sync::mpsc::Sender<Result<RecordBatch>>,
     ) -> Result<()> {
+        let warm = match &self.warm {
+            Some(warm) => Some(self.models.load(&self.spec.name, warm.version, warm.about.clone()).await?),
+            None => None,
+        };
         let (spool, seen) = self.spool(&context).await?;
         let (hear, mut epochs) = unbounded_channel();
         let cancel = CancelOnDrop(Cancel::new());
@@ -281,6 +337,7 @@ impl TrainExec {
             about: (*self.about).clone(),
             spool,
             seen,
+            warm,
             handle: Handle::current(),
             cancel: cancel.0.clone(),
             hear,
@@ -311,7 +368,14 @@ impl Drop for CancelOnDrop {
 
 impl DisplayAs for TrainExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "TrainExec: model={}, workers={}", self.spec.name, self.workers())
+        write!(f, "TrainExec: model={}, workers={}", self.spec.name, self.workers())?;
+        if let Some(trials) = &self.spec.trials {
+            write!(f, ", trials={}", trials.trials.len())?;
+        }
+        match &self.warm {
+            Some(warm) => write!(f, ", warm_start=version {}", warm.version),
+            None => Ok(()),
+        }
     }
 }
 

@@ -229,44 +229,50 @@ const REGRESSED: [&str; 6] = [
     "explained_variance",
 ];
 
+/// The names of the columns of `ML.EVALUATE`.
+pub(crate) fn measure_names(classifier: bool) -> [&'static str; 6] {
+    if classifier { CLASSIFIED } else { REGRESSED }
+}
+
 /// The columns of `ML.EVALUATE`.
 pub(crate) fn measures_schema(classifier: bool) -> SchemaRef {
-    let names = if classifier { CLASSIFIED } else { REGRESSED };
+    let names = measure_names(classifier);
     Arc::new(Schema::new(names.map(|name| Field::new(name, DataType::Float64, true)).to_vec()))
 }
 
 impl Measures {
+    fn is_classified(&self) -> bool {
+        matches!(self, Measures::Classified(_))
+    }
+
+    /// In the order of [`measure_names`].
+    fn values(&self) -> [Option<f64>; 6] {
+        match *self {
+            Measures::Classified(Classified { precision, recall, accuracy, f1_score, log_loss, roc_auc }) => {
+                [precision, recall, accuracy, f1_score, log_loss, roc_auc].map(Some)
+            }
+            Measures::Regressed(r) => [
+                Some(r.mean_absolute_error),
+                Some(r.mean_squared_error),
+                r.mean_squared_log_error,
+                Some(r.median_absolute_error),
+                Some(r.r2_score),
+                Some(r.explained_variance),
+            ],
+        }
+    }
+
+    /// One of them by its name.
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        let place = measure_names(self.is_classified()).iter().position(|n| *n == name)?;
+        self.values()[place]
+    }
+
     /// As the row of `ML.EVALUATE`.
     pub(crate) fn batch(&self) -> Result<RecordBatch> {
-        let (classifier, values) = match *self {
-            Measures::Classified(Classified { precision, recall, accuracy, f1_score, log_loss, roc_auc }) => {
-                (
-                    true,
-                    [
-                        Some(precision),
-                        Some(recall),
-                        Some(accuracy),
-                        Some(f1_score),
-                        Some(log_loss),
-                        Some(roc_auc),
-                    ],
-                )
-            }
-            Measures::Regressed(r) => (
-                false,
-                [
-                    Some(r.mean_absolute_error),
-                    Some(r.mean_squared_error),
-                    r.mean_squared_log_error,
-                    Some(r.median_absolute_error),
-                    Some(r.r2_score),
-                    Some(r.explained_variance),
-                ],
-            ),
-        };
-        let columns =
-            values.into_iter().map(|v| -> ArrayRef { Arc::new(Float64Array::from(vec![v])) }).collect();
-        Ok(RecordBatch::try_new(measures_schema(classifier), columns)?)
+        let column = |value| -> ArrayRef { Arc::new(Float64Array::from(vec![value])) };
+        let columns = self.values().map(column).to_vec();
+        Ok(RecordBatch::try_new(measures_schema(self.is_classified()), columns)?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
@@ -17,12 +18,15 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::about::About;
+use crate::about::{About, Label};
+use crate::draw::draw;
 use crate::encode::{Encoder, HELD_OUT, Vocabularies};
 use crate::error::outside;
 use crate::evaluate::{Measures, Scores};
+use crate::loaded::LoadedModel;
 use crate::spec::{Split, TrainSpec};
 use crate::spool::Spool;
+use crate::trials::{Recipe, TrialInfo, Trials};
 use crate::weights::Weights;
 
 /// Rows that are scored at once.
@@ -42,6 +46,8 @@ pub(crate) struct Fit {
     pub(crate) about: About,
     pub(crate) spool: Spool,
     pub(crate) seen: Vocabularies,
+    /// The model that training goes on from.
+    pub(crate) warm: Option<Arc<LoadedModel>>,
     pub(crate) workers: usize,
     pub(crate) handle: Handle,
     pub(crate) cancel: Cancel,
@@ -53,8 +59,18 @@ pub(crate) struct Fit {
 pub(crate) struct Fitted {
     pub(crate) model: Arc<Model>,
     pub(crate) about: About,
+    /// What the training was told.
+    pub(crate) recipe: Recipe,
     /// Measures, epochs, notices and the like, for the commit.
     pub(crate) metrics: Value,
+}
+
+/// A model, and how it was found.
+struct Found {
+    model: Arc<Model>,
+    recipe: Recipe,
+    /// Of a search.
+    trials: Vec<TrialInfo>,
 }
 
 impl Fit {
@@ -68,11 +84,18 @@ impl Fit {
         notices.extend(roles.notice.clone());
         let classes = if self.spec.classifier { self.seen.classes() } else { Vec::new() };
         let weights = Weights::new(self.spec.weight.as_deref(), &self.spec.class_weights, &classes)?;
-        let config = self.config(&roles, &weights)?;
-        let (model, history) = self.train(&config, &roles, &weights)?;
-        let model = Arc::new(model);
+        let Found { model, recipe, trials } = match &self.spec.trials {
+            None => {
+                let model = self.train(&self.spec.recipe, &roles, &weights).map_err(outside)?;
+                Found { model: Arc::new(model), recipe: self.spec.recipe.clone(), trials: Vec::new() }
+            }
+            Some(trials) => self.search(trials, &roles, &weights)?,
+        };
+        if let Some(best) = trials.iter().find(|trial| trial.is_optimal) {
+            notices.push(format!("trial {} of {} is kept: {}", best.trial_id, trials.len(), best.shown()));
+        }
         let mut metrics = Map::new();
-        metrics.insert("history".into(), json(&history)?);
+        metrics.insert("history".into(), json(&model.history())?);
         metrics.insert("rows".into(), json(&self.seen.rows)?);
         metrics.insert("workers".into(), json(&self.workers)?);
         let features = self.about.features.iter().zip(&self.seen.profiles);
@@ -83,21 +106,28 @@ impl Fit {
                 metrics.insert(name.into(), json(&measures)?);
             }
         }
+        if !trials.is_empty() {
+            metrics.insert("trials".into(), json(&trials)?);
+        }
         metrics.insert("notices".into(), json(&notices)?);
-        Ok(Fitted { model, about: self.about, metrics: Value::Object(metrics) })
+        Ok(Fitted { model, about: self.about, recipe, metrics: Value::Object(metrics) })
     }
 
     /// Fills in what only the rows tell: vocabularies and classes.
     fn settle(&mut self) -> Result<Vec<String>> {
         let (rows, unlabelled) = (self.seen.rows, self.seen.unlabelled);
-        let label = &mut self.about.label;
+        let label = &self.about.label;
         if rows == 0 {
             return exec_err!("the training query returned 0 rows");
         }
         if unlabelled == rows {
             return exec_err!("label column '{}' is NULL in all {rows} rows: nothing to learn", label.column);
         }
-        self.seen.settle(&mut self.about.features);
+        match &self.warm {
+            Some(model) => self.about = (**model.about()).clone(),
+            None => self.seen.settle(&mut self.about.features),
+        }
+        let label = &mut self.about.label;
         let mut notices = Vec::new();
         if unlabelled > 0 {
             let percent = 100.0 * unlabelled as f64 / rows as f64;
@@ -111,12 +141,20 @@ impl Fit {
                     label.column
                 );
             }
-            label.classes = Some(classes.into_iter().map(|(class, _)| class).collect());
+            match &label.classes {
+                None => label.classes = Some(classes.into_iter().map(|(class, _)| class).collect()),
+                Some(known) => check_known(label, known, &classes)?,
+            }
         }
         Ok(notices)
     }
 
-    fn config(&self, roles: &Roles, weights: &Weights) -> Result<TrainConfig> {
+    fn config(
+        &self,
+        recipe: &Recipe,
+        roles: &Roles,
+        weights: &Weights,
+    ) -> firesteel_error::Result<TrainConfig> {
         let columns = self.about.features.iter().flat_map(|f| f.kind.columns(&f.column));
         let features: Vec<Value> = columns.map(|column| json!({"column": column})).collect();
         let mut data = json!({"features": features, "label": self.about.label.column});
@@ -126,16 +164,16 @@ impl Fit {
         if let Some(weight) = weights.name() {
             data["weight"] = weight.into();
         }
-        let mut params = self.spec.params.clone();
+        let mut params = recipe.params.clone();
         if !params.contains_key("batch_size") {
             params.insert("batch_size".into(), (self.spool.rows() / 10).clamp(1, 256).into());
         }
-        if let (Some(patience), true) = (self.spec.patience, roles.any(Role::Evaluate)) {
+        if let (Some(patience), true) = (recipe.patience, roles.any(Role::Evaluate)) {
             params.insert("patience".into(), patience.into());
         }
         let mut config = json!({
             "task": if self.spec.classifier { "classification" } else { "regression" },
-            "network": self.spec.network,
+            "network": recipe.network,
             "params": params,
             "data": data,
             "checkpoints": false,
@@ -143,37 +181,71 @@ impl Fit {
         if let Some(classes) = &self.about.label.classes {
             config["classes"] = classes.len().into();
         }
-        TrainConfig::from_json(&config.to_string()).map_err(outside)
+        TrainConfig::from_json(&config.to_string())
     }
 
-    /// The model and its epochs.
-    fn train(
-        &self,
-        config: &TrainConfig,
-        roles: &Roles,
-        weights: &Weights,
-    ) -> Result<(Model, Vec<EpochRecord>)> {
-        let trainer = Trainer::new(config.clone()).map_err(outside)?;
+    /// Runs every trial, and keeps the best by its measures on the rows held out.
+    fn search(&self, trials: &Trials, roles: &Roles, weights: &Weights) -> Result<Found> {
+        if !roles.any(Role::Evaluate) {
+            return exec_err!(
+                "a search compares its trials on rows held out, and none are; set data_split_method"
+            );
+        }
+        let mut told: Vec<TrialInfo> = Vec::new();
+        let mut best: Option<(f64, Arc<Model>, usize)> = None;
+        for (i, (_, recipe)) in trials.trials.iter().enumerate() {
+            let model = match self.train(recipe, roles, weights) {
+                Ok(model) => Arc::new(model),
+                Err(e) if e.kind() == Kind::Diverged => {
+                    told.push(trials.told(i, Err(e.to_string())));
+                    continue;
+                }
+                Err(e) => return Err(outside(e)),
+            };
+            let Some(measures) = self.measure(&model, roles, Role::Evaluate)? else {
+                return exec_err!("none of the rows held out has a label to compare trials by");
+            };
+            let info = trials.told(i, Ok((model.history(), &measures)));
+            if let Some(value) = info.value
+                && best.as_ref().is_none_or(|(best, ..)| trials.objective.better(value, *best))
+            {
+                best = Some((value, model, i));
+            }
+            told.push(info);
+        }
+        let Some((_, model, i)) = best else {
+            let why = told.iter().find_map(|trial| trial.error.clone());
+            let (count, objective) = (told.len(), &trials.objective.name);
+            return exec_err!("none of {count} trials has a {objective}: {}", why.unwrap_or_default());
+        };
+        told[i].is_optimal = true;
+        Ok(Found { model, recipe: trials.trials[i].1.clone(), trials: told })
+    }
+
+    fn train(&self, recipe: &Recipe, roles: &Roles, weights: &Weights) -> firesteel_error::Result<Model> {
+        let config = self.config(recipe, roles, weights)?;
         let deadline = Duration::from_secs_f64(config.params.timeout_seconds.min(1e9));
+        let trainer = Trainer::new(config)?;
         let options = Options { deadline, ..Options::default() };
-        let meshes = local_world(self.workers, &options).map_err(outside)?;
+        let meshes = local_world(self.workers, &options)?;
         let rows = self.spool.rows();
         let of = |rank: u64| rows * rank / self.workers as u64;
         let outcomes: Vec<firesteel_error::Result<Model>> = std::thread::scope(|scope| {
             let trainer = &trainer;
             let start = |(rank, mesh): (usize, Mesh)| {
                 let range = of(rank as u64)..of(rank as u64 + 1);
-                scope.spawn(move || self.work(trainer, mesh, range, roles, weights))
+                let work = move || self.work(trainer, mesh, range, roles, weights);
+                std::thread::Builder::new().name(format!("train-{rank}")).spawn_scoped(scope, work)
             };
+            // A worker whose thread cannot start has no mesh any more, which the others hear of.
             let workers: Vec<_> = meshes.into_iter().enumerate().map(start).collect();
-            workers
-                .into_iter()
-                .map(|w| w.join().unwrap_or_else(|_| Err(Error::internal("a worker panicked"))))
-                .collect()
+            let end = |worker: std::io::Result<ScopedJoinHandle<'_, firesteel_error::Result<Model>>>| {
+                let broken = |e| Error::new(Kind::Io, "a worker's thread cannot start").with_source(e);
+                worker.map_err(broken)?.join().unwrap_or_else(|_| Err(Error::internal("a worker panicked")))
+            };
+            workers.into_iter().map(end).collect()
         });
-        let model = first_cause(outcomes).map_err(outside)?;
-        let history = model.history().to_vec();
-        Ok((model, history))
+        first_cause(outcomes)
     }
 
     /// One worker, on a thread of its own.
@@ -187,7 +259,8 @@ impl Fit {
     ) -> firesteel_error::Result<Model> {
         let fabric: Arc<dyn Fabric> = Arc::new(mesh);
         let rank = fabric.rank();
-        let session = Session { fabric, threads: 1, cancel: self.cancel.clone(), resume: None };
+        let start = self.warm.as_ref().map(|model| model.model().clone());
+        let session = Session { fabric, threads: 1, cancel: self.cancel.clone(), resume: None, start };
         let mut hear = |event| {
             if let (Event::Epoch(epoch), 0) = (event, rank) {
                 // Whoever listened may be gone; then `cancel` is set.
@@ -249,6 +322,18 @@ impl Fit {
             Ok(())
         })?;
         Ok(scores.measures(self.spec.classifier, None))
+    }
+}
+
+/// That a model which training goes on from has an output for every class.
+fn check_known(label: &Label, known: &[String], classes: &[(String, u64)]) -> Result<()> {
+    match classes.iter().find(|(class, _)| !known.contains(class)) {
+        Some((class, _)) => exec_err!(
+            "warm_start: label '{}' has the class '{class}', which the model does not know (classes: {})",
+            label.column,
+            known.join(", ")
+        ),
+        None => Ok(()),
     }
 }
 
@@ -350,14 +435,6 @@ impl Roles {
         }
         encoder.labelled(&kept, extra)
     }
-}
-
-/// From 0 to 1 by seed and row: the same for any number of partitions and workers (SplitMix64).
-fn draw(seed: u64, row: u64) -> f64 {
-    let mut z = seed.wrapping_add(row.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// TRUE is for evaluation; a text says TRAIN, EVAL or TEST.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Result, exec_datafusion_err};
 use datafusion::datasource::{MemTable, provider_as_source};
@@ -16,6 +16,7 @@ use crate::create::training_rows;
 use crate::evaluate::{Measures, no_measures};
 use crate::profile::FeatureInfo;
 use crate::store::VersionEntry;
+use crate::trials::TrialInfo;
 
 /// Rows that are already there.
 pub(crate) fn rows(name: &str, batch: RecordBatch) -> Result<LogicalPlan> {
@@ -74,6 +75,33 @@ pub(crate) fn features(entry: &VersionEntry, about: &About) -> Result<LogicalPla
         about.features.iter().map(of).collect()
     };
     rows("feature_info", feature_rows(&read(entry, "features")?.unwrap_or_else(plain))?)
+}
+
+/// `ML.TRIAL_INFO`: no rows where nothing was searched.
+pub(crate) fn trials(entry: &VersionEntry) -> Result<LogicalPlan> {
+    let trials: Vec<TrialInfo> = read(entry, "trials")?.unwrap_or_default();
+    let text = |of: &dyn Fn(&TrialInfo) -> Option<String>| -> ArrayRef {
+        Arc::new(trials.iter().map(of).collect::<StringArray>())
+    };
+    let real = |of: &dyn Fn(&TrialInfo) -> Option<f64>| -> ArrayRef {
+        Arc::new(trials.iter().map(of).collect::<Float64Array>())
+    };
+    let status = |t: &TrialInfo| if t.error.is_none() { "SUCCEEDED" } else { "FAILED" };
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("trial_id", Arc::new(trials.iter().map(|t| Some(t.trial_id)).collect::<Int64Array>())),
+        ("hyperparameters", text(&|t| Some(t.shown()))),
+        ("objective", text(&|t| Some(t.objective.clone()))),
+        ("value", real(&|t| t.value)),
+        ("loss", real(&|t| t.loss)),
+        ("eval_loss", real(&|t| t.eval_loss)),
+        ("status", text(&|t| Some(status(t).into()))),
+        ("error", text(&|t| t.error.clone())),
+        ("is_optimal", Arc::new(trials.iter().map(|t| Some(t.is_optimal)).collect::<BooleanArray>())),
+    ];
+    rows(
+        "trial_info",
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true)))?,
+    )
 }
 
 fn feature_rows(features: &[FeatureInfo]) -> Result<RecordBatch> {

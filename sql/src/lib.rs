@@ -28,6 +28,7 @@
 //! | [`about`], [`encode`] | what a model reads and predicts; columns of a query to those of the loop |
 //! | [`create`] | `CREATE MODEL` as a plan |
 //! | [`spool`], `fit`, `weights`, `profile` | its rows, its training, what rows count, what is known of its features |
+//! | `trials`, `draw` | the trainings of a search; numbers that look random |
 //! | [`predict`], [`measure`] | `ML.PREDICT`, `ML.EVALUATE` and the like as plans |
 //! | `relation`, [`planner`] | how they get into plans |
 //! | `evaluate`, `info` | measures; what a commit says |
@@ -38,6 +39,7 @@
 
 pub mod about;
 pub mod create;
+mod draw;
 pub mod encode;
 mod error;
 mod evaluate;
@@ -61,6 +63,7 @@ pub mod spec;
 pub mod spool;
 pub mod store;
 pub mod tables;
+mod trials;
 mod weights;
 
 pub use name::ModelName;

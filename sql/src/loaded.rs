@@ -44,7 +44,7 @@ impl LoadedModel {
     }
 
     /// The network and its weights.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &Arc<Model> {
         self.predictor.model()
     }
 

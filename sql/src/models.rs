@@ -102,7 +102,7 @@ impl Models {
 
     /// Makes what a training gave the newest version of its model.
     pub(crate) async fn commit(&self, spec: &TrainSpec, fitted: Fitted, run: i64) -> Result<u64> {
-        let Fitted { model, about, mut metrics } = fitted;
+        let Fitted { model, about, recipe, mut metrics } = fitted;
         metrics["training_run"] = run.into();
         for notice in metrics["notices"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             self.notice(notice.to_owned());
@@ -111,7 +111,7 @@ impl Models {
         let files = files.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))).collect();
         let commit = CommitInfo {
             sql: spec.sql.clone(),
-            options: json!({"model_type": spec.model_type, "network": spec.network, "params": spec.params}),
+            options: json!({"model_type": spec.model_type, "network": recipe.network, "params": recipe.params}),
             about: serde_json::to_value(&about).map_err(|e| DataFusionError::External(e.into()))?,
             metrics,
             schema: Value::Null,

@@ -23,8 +23,8 @@ use crate::predict::{MlPredict, PredictSettings};
 const SCHEMA: &str = "ml";
 
 /// What a relation reads.
-const FUNCTIONS: [&str; 6] =
-    ["predict", "evaluate", "confusion_matrix", "roc_curve", "training_info", "feature_info"];
+const FUNCTIONS: [&str; 7] =
+    ["predict", "evaluate", "confusion_matrix", "roc_curve", "training_info", "feature_info", "trial_info"];
 
 /// Knows the relations of a session's models.
 #[derive(Debug)]
@@ -169,6 +169,10 @@ impl MlRelations {
             "feature_info" => {
                 call.settings(context, &[], &mut |_, _| Ok(()))?;
                 return info::features(entry, &about);
+            }
+            "trial_info" => {
+                call.settings(context, &[], &mut |_, _| Ok(()))?;
+                return info::trials(entry);
             }
             "confusion_matrix" => Measure::Confusion,
             "roc_curve" => Measure::Roc,

@@ -16,7 +16,7 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use datafusion::sql::sqlparser::dialect::dialect_from_str;
 
-use crate::create::CreateModel;
+use crate::create::{CreateModel, Warm};
 use crate::functions;
 use crate::info;
 use crate::models::Models;
@@ -257,8 +257,19 @@ impl Firesteel {
             }
             None => 0,
         };
-        let node = CreateModel::new(rows, spec, run, commit)?;
+        let node = CreateModel::new(rows, spec.clone(), run, commit, self.warm(&spec)?)?;
         Ok((state, LogicalPlan::Extension(Extension { node: Arc::new(node) })))
+    }
+
+    /// The version that a training goes on from.
+    fn warm(&self, spec: &TrainSpec) -> Result<Option<Warm>> {
+        if !spec.warm_start {
+            return Ok(None);
+        }
+        let snapshot = self.models.snapshot();
+        let entry =
+            snapshot.resolve(&spec.name, None).map_err(|e| e.context("warm_start goes on from the model"))?;
+        Ok(Some(Warm { version: entry.version, about: Arc::new(Models::about(entry)?) }))
     }
 
     /// A training query, without an order that would put all rows into one partition.

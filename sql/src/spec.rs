@@ -2,12 +2,12 @@
 
 use datafusion::common::{Result, plan_datafusion_err, plan_err};
 use firesteel_train::Task;
-use serde_json::{Map, Value};
 
 use crate::name::ModelName;
 use crate::options::{Cache, ClassWeights, ModelOptions, OnUnseen};
 use crate::parse::CreateModel;
 use crate::spool::CacheMode;
+use crate::trials::{Recipe, Trials};
 
 /// A training, as its statement asks for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,12 +26,12 @@ pub struct TrainSpec {
     pub features: Option<Vec<String>>,
     /// Columns that are not learned from.
     pub left_out: Vec<String>,
-    /// The network, as JSON.
-    pub network: Value,
-    /// The hyper-parameters of the loop; without a batch size, which then depends on the rows.
-    pub params: Map<String, Value>,
-    /// Epochs without a better one before training stops, where rows are held out.
-    pub patience: Option<usize>,
+    /// What the training is told, where no search decides.
+    pub recipe: Recipe,
+    /// The trainings of a search, of which the best is kept.
+    pub trials: Option<Trials>,
+    /// Whether training goes on from the model's weights.
+    pub warm_start: bool,
     /// Which rows are held out.
     pub split: Split,
     /// Draws them.
@@ -62,9 +62,10 @@ impl TrainSpec {
         let model_type = options.model_type.name();
         let missing = || plan_datafusion_err!("model_type '{model_type}' learns nothing");
         let task = options.model_type.task().ok_or_else(missing)?;
-        let network = options.network.as_ref().ok_or_else(missing)?;
-        let network = serde_json::to_value(network).map_err(|e| plan_datafusion_err!("the network: {e}"))?;
         let seed = options.seed.unwrap_or(DEFAULT_SEED);
+        let classifier = task == Task::Classification;
+        let search = options.search.as_ref();
+        let trials = search.map(|s| Trials::new(&create.options, s, classifier, seed as u64)).transpose()?;
         let split = Split::from(&options.split);
         let mut left_out = options.exclude_cols.clone();
         if let Split::Custom { column } = &split {
@@ -74,13 +75,13 @@ impl TrainSpec {
             name: create.name.clone(),
             sql: create.sql.clone(),
             model_type: model_type.to_owned(),
-            classifier: task == Task::Classification,
+            classifier,
             label: options.label().ok_or_else(missing)?.to_owned(),
             features: options.feature_cols.clone(),
             left_out,
-            network,
-            params: options.params.clone(),
-            patience: options.stop.map(|stop| stop.patience),
+            recipe: Recipe::new(&options)?,
+            trials,
+            warm_start: options.warm_start,
             split,
             seed: seed as u64,
             workers: options.workers,
@@ -116,9 +117,9 @@ pub(crate) const UNMET: &[Unmet] = &[
     },
     Unmet {
         option: "warm_start",
-        values: "true",
-        instead: "leave it out",
-        asked: |options| options.warm_start,
+        values: "true, with a search",
+        instead: "search first",
+        asked: |options| options.warm_start && options.search.is_some(),
     },
     Unmet {
         option: "checkpoint_every",
@@ -127,10 +128,10 @@ pub(crate) const UNMET: &[Unmet] = &[
         asked: |options| options.checkpoint_every > 0,
     },
     Unmet {
-        option: "num_trials",
-        values: "any search",
-        instead: "train one model for each value",
-        asked: |options| options.search.is_some(),
+        option: "max_parallel_trials",
+        values: "above 1",
+        instead: "leave it out: each trial uses all workers",
+        asked: |options| options.search.as_ref().is_some_and(|search| search.parallel > 1),
     },
     Unmet {
         option: "on_unseen",

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod evaluate;
 mod export;
 mod generate;
 mod predict;
@@ -29,6 +30,10 @@ enum Command {
     Train(train::Options),
     /// Score a file of rows with a model; writes CSV to standard output.
     Predict(predict::Options),
+    /// Measure a model on a file of rows with labels.
+    Evaluate(evaluate::Options),
+    /// List the models of SQL.
+    Models(evaluate::Listing),
     /// Write a model, its preprocessing included, as an ONNX file for other runtimes.
     Export(export::Options),
     /// Ask and train in SQL: a prompt, statements (-c) or a file (-f).
@@ -62,6 +67,8 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Train(options) => train::run(&options),
         Command::Predict(options) => predict::run(&options),
+        Command::Evaluate(options) => evaluate::run(&options),
+        Command::Models(options) => evaluate::list(&options),
         Command::Export(options) => export::run(&options),
         Command::Sql(options) => sql::run(&options),
         Command::Generate { check: true, root } => generate::check(&root),

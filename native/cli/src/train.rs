@@ -125,7 +125,7 @@ impl Job<'_> {
         let fabric: Arc<dyn Fabric> = Arc::new(mesh);
         let (first, cancel) = (fabric.rank() == 0, Cancel::new());
         let resume = self.resume.clone();
-        let session = Session { fabric, threads: self.threads, cancel: cancel.clone(), resume };
+        let session = Session { fabric, threads: self.threads, cancel: cancel.clone(), resume, start: None };
         let mut kept = Ok(());
         let mut hear = |event| match (event, self.checkpoint) {
             (Event::Epoch(epoch), _) if first => println!("{}", line(&epoch)),

@@ -76,7 +76,7 @@ fn train(config: &TrainConfig, rows: &RecordBatch) -> (Model, Vec<f64>) {
     let mut builder = ShardBuilder::new(config, 0).unwrap();
     builder.push(rows).unwrap();
     let fabric = Arc::new(local_world(1, &Options::default()).unwrap().remove(0));
-    let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume: None };
+    let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None };
     let trainer = Trainer::new(config.clone()).unwrap();
     let started = Instant::now();
     let mut times = Vec::new();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::Task;
-use crate::data::Preprocessing;
+use crate::data::{Agreed, Preprocessing};
 use crate::disk::{Beside, failed};
 use crate::event::EpochRecord;
 use crate::tensors::{Reader, Writer};
@@ -237,6 +237,16 @@ impl Model {
             return Err(Error::argument(format!("{} is there and is no model", directory.display())));
         }
         Beside::folder(directory, &self.files()?)?.put_instead(directory)
+    }
+
+    /// What its workers had agreed on.
+    pub(crate) fn agreed(&self) -> Agreed {
+        Agreed {
+            preprocessing: self.preprocessing.clone(),
+            classes: self.classes,
+            label_mean: self.label.mean,
+            label_deviation: self.label.deviation,
+        }
     }
 
     /// Loads from a directory, ours or one that Spark saved.

@@ -39,6 +39,9 @@ pub struct Session {
     pub cancel: Cancel,
     /// A checkpoint to go on from. Rank 0's counts, others are not looked at.
     pub resume: Option<Bytes>,
+    /// A model whose preprocessing, weights and running statistics training begins with; the same on all workers. A
+    /// checkpoint comes before it.
+    pub start: Option<Arc<Model>>,
 }
 
 impl Trainer {
@@ -69,11 +72,18 @@ impl Trainer {
         let mut group = Group::new(session.fabric.clone());
         let _span = info_span!("fit", rank = group.rank(), world = group.world()).entered();
         let resume = self.resume(&mut group, session.resume)?;
-        let known = resume.as_ref().map(|c| c.agreed().clone());
+        let start = session.start.filter(|_| resume.is_none());
+        if let Some(model) = &start {
+            self.check_start(model)?;
+        }
+        let known = resume.as_ref().map(|c| c.agreed().clone()).or(start.as_ref().map(|m| m.agreed()));
         let prepared = prepare(&mut group, &self.config, shard, known)?;
         let threads =
             if self.config.params.threads > 0 { self.config.params.threads } else { session.threads };
-        let machine = Machine::new(&self.config, &group, &prepared, threads.max(1), resume.as_ref());
+        let machine = Machine::new(&self.config, &group, &prepared, threads.max(1), resume.as_ref())
+            .and_then(|mut machine| {
+                start.map_or(Ok(()), |model| machine.start_from(&model)).map(|()| machine)
+            });
         // Memory and threads may lack on one worker alone: then all end, and all know why.
         let machine = group.once_all_have(machine)?;
         let mut fit = Fit::new(&self.config, group, prepared, machine);
@@ -89,6 +99,19 @@ impl Trainer {
         let Progress { epoch, step, .. } = fit.progress;
         hear(Event::Finished { epochs: epoch, step, early, seconds: started.elapsed().as_secs_f64() });
         fit.into_model()
+    }
+
+    /// That a model reads the columns of this training.
+    fn check_start(&self, model: &Model) -> Result<()> {
+        let named = |names: Vec<&str>| names.join(", ");
+        let read = named(model.preprocessing().columns.iter().map(|c| c.column()).collect());
+        let given = named(self.config.data.features.iter().map(|f| f.column.as_str()).collect());
+        if read == given {
+            return Ok(());
+        }
+        Err(Error::argument(format!(
+            "the model that training is to go on from reads {read}, expected the feature columns {given}"
+        )))
     }
 
     /// Rank 0's checkpoint, everywhere.
@@ -163,6 +186,18 @@ impl Machine {
             machine.go_on_from(checkpoint, config.params.patience > 0)?;
         }
         Ok(machine)
+    }
+
+    /// With the weights of a model of the same network.
+    fn start_from(&mut self, model: &Model) -> Result<()> {
+        if model.graph.spec() != self.graph.spec() {
+            return Err(Error::argument(
+                "the model that training is to go on from has another network; give it the same layers",
+            ));
+        }
+        self.replica.weights_mut().copy_from_slice(&model.weights);
+        self.replica.buffers_mut().copy_from_slice(&model.buffers);
+        Ok(())
     }
 
     /// Without `patience` nobody asked for the best epoch that the checkpoint may have: the last is what counts.

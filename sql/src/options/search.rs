@@ -3,6 +3,7 @@
 use datafusion::common::{Result, plan_datafusion_err, plan_err};
 
 use super::{Given, ModelOptions, merge};
+use crate::draw::draw;
 use crate::parse::{ModelOption, OptionValue};
 
 /// What is searched, and how.
@@ -14,7 +15,7 @@ pub struct Search {
     pub trials: Option<usize>,
     /// How many of them at once.
     pub parallel: usize,
-    /// The metric that is compared; the validation metric when absent.
+    /// The metric that is compared.
     pub objective: Option<String>,
     /// What is drawn, in the order written.
     pub space: Vec<Dimension>,
@@ -52,6 +53,32 @@ pub enum Values {
     },
     /// `HPARAM_CANDIDATES`.
     Candidates(Vec<OptionValue>),
+}
+
+/// A range whose ends differ by more than this factor is drawn from by its logarithm.
+const WIDE: f64 = 10.0;
+
+impl Values {
+    /// The value at a place from 0 to 1.
+    fn at(&self, place: f64) -> OptionValue {
+        match self {
+            Values::Candidates(candidates) => {
+                let last = candidates.len().saturating_sub(1);
+                candidates[((place * candidates.len() as f64) as usize).min(last)].clone()
+            }
+            Values::Range { least, most, integers } => {
+                // Each whole number is as likely as the others.
+                let (start, end) = if *integers { (least - 0.5, most + 0.5) } else { (*least, *most) };
+                let value = if start > 0.0 && end / start > WIDE {
+                    (start.ln() + place * (end.ln() - start.ln())).exp()
+                } else {
+                    start + place * (end - start)
+                };
+                let value = if *integers { value.round() } else { value };
+                OptionValue::Number(value.clamp(*least, *most).to_string())
+            }
+        }
+    }
 }
 
 const OPTIONS: [&str; 4] =
@@ -95,6 +122,33 @@ impl Search {
         }))
     }
 
+    /// The values of each trial, the same for the same seed.
+    pub fn draws(&self, seed: u64) -> Vec<Vec<OptionValue>> {
+        match self.algorithm {
+            Algorithm::Grid => self.grid(),
+            Algorithm::Random => {
+                let trial = |t: usize| {
+                    let place = |d: usize| (t * self.space.len() + d) as u64;
+                    self.space.iter().enumerate().map(|(d, of)| of.values.at(draw(seed, place(d)))).collect()
+                };
+                (0..self.trials.unwrap_or(1)).map(trial).collect()
+            }
+        }
+    }
+
+    fn grid(&self) -> Vec<Vec<OptionValue>> {
+        let mut all = vec![Vec::new()];
+        for dimension in &self.space {
+            let Values::Candidates(candidates) = &dimension.values else { continue };
+            let with = |before: &Vec<OptionValue>, value: &OptionValue| {
+                before.iter().chain([value]).cloned().collect::<Vec<_>>()
+            };
+            all = all.iter().flat_map(|before| candidates.iter().map(|value| with(before, value))).collect();
+        }
+        all.truncate(self.trials.unwrap_or(usize::MAX));
+        all
+    }
+
     /// The options of one trial: those given, with a value for each of [`Search::space`].
     ///
     /// # Errors
@@ -112,5 +166,52 @@ impl Search {
         let mut options = merge(given, &chosen.collect::<Vec<_>>());
         options.retain(|option| !OPTIONS.contains(&option.name.as_str()));
         ModelOptions::read(&options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn search(algorithm: Algorithm, trials: Option<usize>, space: Vec<Values>) -> Search {
+        let dimension = |values| Dimension { option: "o".into(), values };
+        let space = space.into_iter().map(dimension).collect();
+        Search { algorithm, trials, parallel: 1, objective: None, space }
+    }
+
+    fn numbers(values: &[OptionValue]) -> Vec<f64> {
+        values.iter().map(|v| v.to_string().parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_grid_changes_the_last_option_fastest() {
+        let of = |values: &[&str]| {
+            Values::Candidates(values.iter().map(|v| OptionValue::Number((*v).into())).collect())
+        };
+        let all = search(Algorithm::Grid, None, vec![of(&["1", "2"]), of(&["3", "4", "5"])]).draws(7);
+        let all: Vec<Vec<f64>> = all.iter().map(|trial| numbers(trial)).collect();
+        assert_eq!(all, [[1., 3.], [1., 4.], [1., 5.], [2., 3.], [2., 4.], [2., 5.]]);
+        assert_eq!(
+            search(Algorithm::Grid, Some(4), vec![of(&["1", "2"]), of(&["3", "4", "5"])]).draws(7).len(),
+            4
+        );
+    }
+
+    #[test]
+    fn draws_stay_inside_and_reach_the_ends() {
+        let range = |least, most, integers| Values::Range { least, most, integers };
+        let space = vec![range(1.0, 4.0, true), range(1e-5, 1e-1, false), range(0.0, 0.5, false)];
+        let search = search(Algorithm::Random, Some(400), space);
+        let trials: Vec<Vec<f64>> = search.draws(1).iter().map(|trial| numbers(trial)).collect();
+        for whole in [1.0, 2.0, 3.0, 4.0] {
+            let found = trials.iter().filter(|t| t[0] == whole).count();
+            assert!((60..140).contains(&found), "{whole}: {found}");
+        }
+        assert!(trials.iter().all(|t| (1e-5..=1e-1).contains(&t[1]) && (0.0..=0.5).contains(&t[2])));
+        // By the logarithm half of them are below the geometric mean.
+        let small = trials.iter().filter(|t| t[1] < 1e-3).count();
+        assert!((150..250).contains(&small), "{small}");
+        assert_eq!(search.draws(1), search.draws(1));
+        assert_ne!(search.draws(1), search.draws(2));
     }
 }

@@ -199,14 +199,15 @@ pub const ROWS: &[Row] = &[
             "hparam_tuning_algorithm",
             Kind::Choice(&["random_search", "grid_search"]),
             "random_search",
-            "how a search draws from HPARAM_RANGE and HPARAM_CANDIDATES",
+            "how a search draws: random_search any value, on a logarithmic scale where the range spans more than a factor of \
+             ten; grid_search all combinations of candidates",
         )
     },
     row(
         "hparam_tuning_objectives",
         Kind::Texts,
-        "the validation metric",
-        "the metric that a search compares; one",
+        "log_loss or mean_squared_error",
+        "the column of ML.EVALUATE, on rows held out, by which a search compares its trials; one",
     ),
     row("description", Kind::Text, "none", "a note, shown by DESCRIBE MODEL"),
     row("labels", Kind::Texts, "none", "words to find the model by"),

@@ -46,6 +46,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 
 use self::log::Log;
@@ -107,6 +108,11 @@ impl ModelStore {
         let root = path.canonicalize().map_err(failed)?;
         let store = LocalFileSystem::new_with_prefix(&root)?;
         Ok(ModelStore { root: Some(root), ..ModelStore::new(Arc::new(store), Path::default()) })
+    }
+
+    /// Models that are gone with the process.
+    pub fn memory() -> ModelStore {
+        ModelStore::new(Arc::new(InMemory::new()), Path::default())
     }
 
     /// A path or `file://` URL is a folder of this machine; any other URL belongs to an object store that is registered

@@ -78,6 +78,7 @@ fn cell(array: &ArrayRef, row: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statements_give_what_their_files_say() {
+    let _alone = crate::ALONE.lock().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // Paths in the files are relative to the crate.
     std::env::set_current_dir(root).unwrap();

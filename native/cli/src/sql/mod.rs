@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use datafusion::dataframe::DataFrame;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -16,6 +17,7 @@ use firesteel_error::{Error, Kind, Result};
 use firesteel_sql::parse::Statement;
 use firesteel_sql::{Firesteel, ModelStore};
 use futures::StreamExt;
+use tokio::runtime::Runtime;
 
 use print::{Printer, Progress};
 
@@ -83,11 +85,7 @@ pub(crate) struct Session {
 /// # Errors
 /// The first statement's that fails.
 pub fn run(options: &Options) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(Kind::Io, "cannot start threads").with_source(e))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let session = Session::new(options).await.map_err(shown)?;
         let mut scripts = options.command.clone();
         for path in &options.file {
@@ -109,6 +107,34 @@ pub fn run(options: &Options) -> Result<()> {
             .map_err(|e| Error::new(Kind::Io, "cannot read the standard input").with_source(e))?;
         session.script(&script).await.map_err(shown)
     })
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(Kind::Io, "cannot start threads").with_source(e))
+}
+
+/// Runs queries to their end.
+///
+/// # Errors
+/// Theirs.
+pub(crate) fn block_on(queries: impl Future<Output = datafusion::error::Result<()>>) -> Result<()> {
+    runtime()?.block_on(queries).map_err(shown)
+}
+
+/// Prints the rows of a query.
+///
+/// # Errors
+/// Of the query and of standard output.
+pub(crate) async fn print(frame: DataFrame, format: Format) -> datafusion::error::Result<()> {
+    let printer = Printer::new(format, Progress::Off, true);
+    let mut output = printer.output(Arc::new(frame.schema().as_arrow().clone()));
+    for batch in frame.collect().await? {
+        output.batch(batch)?;
+    }
+    output.end()
 }
 
 /// Without a backtrace and the name of a Rust type.

@@ -1,9 +1,11 @@
 //! `firesteel sql`.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
-use crate::{firesteel, stderr};
+use crate::{CONFIG, firesteel, flights, stderr, train};
 
 /// Of a run that must end well.
 fn stdout(folder: &Path, arguments: &[&str]) -> String {
@@ -55,4 +57,62 @@ fn a_statement_that_fails_ends_a_script() {
     let printed = String::from_utf8_lossy(&failed.stdout);
     assert!(printed.contains("one") && !printed.contains("two"), "{printed}");
     assert!(stderr(&failed).contains("model 'm' not found"), "{}", stderr(&failed));
+}
+
+/// Ends a program that a failed test leaves behind.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_training_that_is_killed_leaves_the_models_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = |iterations: usize| {
+        format!(
+            "CREATE OR REPLACE MODEL m OPTIONS (model_type = 'dnn_regressor', input_label_cols = ['y'], hidden_units = [4], \
+             max_iterations = {iterations}) AS SELECT value AS x, 2 * value AS y FROM generate_series(1, 100)"
+        )
+    };
+    stdout(folder, &["sql", "-c", &create(2)]);
+    let predict =
+        ["sql", "--format", "csv", "-c", "SELECT predicted_y FROM ML.PREDICT(MODEL m, (SELECT 5 AS x))"];
+    let before = stdout(folder, &predict);
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_firesteel"));
+    command.current_dir(folder).args(["sql", "-c", &create(100_000_000)]).stderr(Stdio::piped());
+    let mut training = Running(command.spawn().unwrap());
+    let mut epochs = BufReader::new(training.0.stderr.take().unwrap()).lines();
+    assert!(epochs.any(|line| line.unwrap().starts_with("epoch   2")));
+    // SIGKILL: nothing of the program's own runs after it.
+    training.0.kill().unwrap();
+    training.0.wait().unwrap();
+
+    let models = stdout(folder, &["sql", "--format", "json", "-c", "SHOW MODELS"]);
+    assert!(models.contains(r#""active_version":1,"versions":1"#), "{models}");
+    assert_eq!(stdout(folder, &predict), before);
+    stdout(folder, &["sql", "-c", "VACUUM MODELS", "-c", &create(2)]);
+    assert_eq!(stdout(folder, &predict), before, "the same statement gives the same model");
+}
+
+#[test]
+fn models_are_measured_and_listed_without_sql() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    flights(folder);
+    assert!(train(folder, CONFIG, &[]).status.success());
+    let evaluate = ["evaluate", "--model", "model", "--data", "flights.csv", "--format", "csv"];
+    let measures = stdout(folder, &evaluate);
+    assert!(value(&measures, "accuracy") > 0.95 && value(&measures, "log_loss") < 0.3, "{measures}");
+    let failed = firesteel(folder, &["evaluate", "--model", "model", "--data", "config.json"]);
+    assert!(!failed.status.success() && stderr(&failed).contains("ends in none of"), "{}", stderr(&failed));
+
+    stdout(folder, &["sql", "-c", "CREATE MODEL late FROM 'model'"]);
+    let listed = stdout(folder, &["models", "--format", "csv"]);
+    assert!(listed.contains("public,late,1,1,dnn_classifier,classification,late"), "{listed}");
 }

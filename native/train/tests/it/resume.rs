@@ -1,6 +1,7 @@
 //! Going on from a checkpoint equals never having stopped.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use firesteel_error::Kind;
@@ -203,4 +204,29 @@ fn with_about(file: &Bytes, about: &str) -> Bytes {
     let tensors = SafeTensors::deserialize(file).unwrap();
     let about = HashMap::from([("firesteel".to_string(), about.to_string())]);
     safetensors::serialize(tensors.iter(), Some(about)).unwrap().into()
+}
+
+#[test]
+fn a_model_is_a_start() {
+    let model = Arc::new(train(&flights(PARAMS), &tabular(300)));
+    // Other rows, which do not change what the model knows of its columns; the step is too small to change a weight.
+    let still = flights(r#"{"epochs": 1, "batchSize": 32, "optimizer": "sgd", "learningRate": 1e-30}"#);
+    let parts = [tabular(90), tabular(40)];
+    for outcome in train_from(Talk::Local, &still, &parts, None, Some(model.clone())) {
+        let same = outcome.model.unwrap();
+        assert_eq!(same.weights(), model.weights());
+        assert_eq!(same.preprocessing(), model.preprocessing());
+        assert_eq!(same.history().len(), 1);
+    }
+    let other = digits(r#"{"epochs": 1}"#);
+    let mut wider = still.clone();
+    wider.network = firesteel_model::Network::from_json(r#"{"tabular": {"hidden": [17]}}"#).unwrap();
+    for (config, rows, expected) in [
+        (other, images(20), "reads distance, hour, carrier, expected the feature columns image"),
+        (wider, tabular(20), "has another network; give it the same layers"),
+    ] {
+        let start = Some(model.clone());
+        let e = train_from(Talk::Local, &config, &[rows], None, start).remove(0).model.unwrap_err();
+        assert_eq!(e.to_string(), format!("the model that training is to go on from {expected}"));
+    }
 }

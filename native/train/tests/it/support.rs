@@ -193,9 +193,21 @@ pub fn train_on(
     parts: &[RecordBatch],
     resume: Option<Bytes>,
 ) -> Vec<Outcome> {
+    train_from(talk, config, parts, resume, None)
+}
+
+/// As [`train_on`], with a model to begin with.
+pub fn train_from(
+    talk: Talk,
+    config: &TrainConfig,
+    parts: &[RecordBatch],
+    resume: Option<Bytes>,
+    start: Option<Arc<Model>>,
+) -> Vec<Outcome> {
     together(talk, parts.len(), |rank, fabric| {
         let mut events = Vec::new();
-        let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume: resume.clone() };
+        let (resume, start) = (resume.clone(), start.clone());
+        let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume, start };
         let shard = shard(config, rank, &parts[rank]);
         let model = Trainer::new(config.clone()).unwrap().fit(shard, session, &mut |e| events.push(e));
         Outcome { model, events }

@@ -1,0 +1,147 @@
+//! Several sessions on one store, trainings that nobody waits for, and trainings that memory does not hold.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::AsArray;
+use arrow::datatypes::Float64Type;
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::error::Result;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use firesteel_sql::{Firesteel, ModelStore};
+use futures::StreamExt;
+
+use crate::ALONE;
+
+/// A session with the flowers, on a store that others have too.
+async fn session(store: &Path) -> Firesteel {
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
+    let firesteel = Firesteel::register(&context, ModelStore::directory(store).unwrap()).await.unwrap();
+    let table = "CREATE EXTERNAL TABLE iris STORED AS CSV LOCATION 'tests/data/iris.csv' \
+                 OPTIONS ('format.has_header' 'true')";
+    run(&firesteel, table).await.unwrap();
+    firesteel
+}
+
+/// What a statement prints.
+async fn run(firesteel: &Firesteel, sql: &str) -> Result<String> {
+    Ok(pretty_format_batches(&firesteel.sql(sql).await?.collect().await?)?.to_string())
+}
+
+fn create(head: &str, iterations: usize, seed: usize) -> String {
+    format!(
+        "{head} OPTIONS(model_type='dnn_classifier', input_label_cols=['species'], hidden_units=[8], batch_size=16, \
+         max_iterations={iterations}, seed={seed}, early_stop=FALSE) AS SELECT * FROM iris"
+    )
+}
+
+/// A number that tells models apart.
+async fn checksum(firesteel: &Firesteel) -> f64 {
+    let sql = "SELECT sum(predicted_species_probs[1]['prob'] * (1 + sepal_length)) FROM ML.PREDICT(MODEL m, TABLE iris)";
+    let batches = firesteel.sql(sql).await.unwrap().collect().await.unwrap();
+    batches[0].column(0).as_primitive::<Float64Type>().value(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_sees_one_version_or_the_other() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let (writer, reader) = (session(store.path()).await, session(store.path()).await);
+    run(&writer, &create("CREATE MODEL m", 3, 1)).await.unwrap();
+    let first = checksum(&reader).await;
+    let training = tokio::spawn(async move {
+        run(&writer, &create("CREATE OR REPLACE MODEL m", 300, 2)).await.unwrap();
+        checksum(&writer).await
+    });
+    let mut seen = Vec::new();
+    while !training.is_finished() {
+        seen.push(checksum(&reader).await);
+    }
+    let second = training.await.unwrap();
+    assert!(seen.len() > 1 && (first - second).abs() > 1e-3, "{first} {second} {seen:?}");
+    seen.push(checksum(&reader).await);
+    // The sum's order is not fixed.
+    let near = |value: f64, other: f64| (value - other).abs() < 1e-9;
+    let switch = seen.iter().position(|value| !near(*value, first)).unwrap();
+    assert!(seen[switch..].iter().all(|value| near(*value, second)), "{first} {second} {seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_that_create_one_wins() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let (one, other) = (session(store.path()).await, session(store.path()).await);
+    let (sql_one, sql_other) = (create("CREATE MODEL m", 5, 1), create("CREATE MODEL m", 5, 2));
+    let (one_made, other_made) = tokio::join!(run(&one, &sql_one), run(&other, &sql_other));
+    let refusal = match (one_made, other_made) {
+        (Ok(_), Err(e)) | (Err(e), Ok(_)) => e.strip_backtrace(),
+        both => panic!("{both:?}"),
+    };
+    assert!(refusal.contains("model 'm' already exists"), "{refusal}");
+    let versions = run(&one, "SELECT count(*) AS n FROM ml.model_versions").await.unwrap();
+    assert!(versions.contains("| 1 |"), "{versions}");
+}
+
+/// Threads of this process that train.
+fn training_threads() -> BTreeSet<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("train-")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_that_nobody_waits_for_ends() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let statements = firesteel.parse(&create("CREATE MODEL m", 100_000_000, 1)).unwrap();
+    let frame = firesteel.plan(statements.into_iter().next().unwrap()).await.unwrap();
+    let mut epochs = frame.execute_stream().await.unwrap();
+    for _ in 0..2 {
+        epochs.next().await.unwrap().unwrap();
+    }
+    assert_eq!(training_threads().len(), 1, "the file has one partition");
+    drop(epochs);
+    let dropped = Instant::now();
+    while !training_threads().is_empty() {
+        assert!(dropped.elapsed() < Duration::from_secs(1), "{:?}", training_threads());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let models = run(&firesteel, "SELECT count(*) AS n FROM ml.model_versions").await.unwrap();
+    assert!(models.contains("| 0 |"), "{models}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_beyond_the_memory_go_to_disk() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let pool = Arc::new(FairSpillPool::new(8 << 20));
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().unwrap();
+    let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(2), runtime);
+    let firesteel =
+        Firesteel::register(&context, ModelStore::directory(store.path()).unwrap()).await.unwrap();
+    // 600,000 rows of five numbers: 24 MB.
+    let create = |name: &str, cache: &str| {
+        format!(
+            "CREATE MODEL {name} OPTIONS(model_type='linear_reg', input_label_cols=['y'], max_iterations=1, batch_size=4096, \
+             cache='{cache}', data_split_method='no_split') AS SELECT value % 7.0 AS a, value % 11.0 AS b, value % 13.0 AS c, \
+             value % 17.0 AS d, value % 3.0 AS y FROM generate_series(1, 600000)"
+        )
+    };
+    let plan =
+        run(&firesteel, &format!("EXPLAIN ANALYZE {}", create("kept", "memory_then_disk"))).await.unwrap();
+    let spills = plan.split("spill_count=").nth(1).unwrap().split([',', ']']).next().unwrap();
+    assert_ne!(spills.trim(), "0", "{plan}");
+    run(&firesteel, &create("spilled", "memory_then_disk")).await.unwrap();
+    let refusal = run(&firesteel, &create("refused", "memory")).await.unwrap_err().strip_backtrace();
+    assert!(refusal.contains("Resources exhausted") && refusal.contains("cache='memory'"), "{refusal}");
+    let models = run(&firesteel, "SELECT model_name FROM ml.models").await.unwrap();
+    assert!(
+        models.contains("spilled") && !models.contains("kept") && !models.contains("refused"),
+        "{models}"
+    );
+}
