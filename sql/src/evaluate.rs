@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Result, ScalarValue};
 use firesteel_train::Predictions;
 use firesteel_train::metrics::auc;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::about::Label;
 
@@ -24,24 +24,40 @@ pub(crate) struct Scores {
 /// The measures of a classifier; means over its classes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Classified {
+    #[serde(deserialize_with = "number")]
     pub(crate) precision: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) recall: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) accuracy: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) f1_score: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) log_loss: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) roc_auc: f64,
 }
 
 /// The measures of a regressor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Regressed {
+    #[serde(deserialize_with = "number")]
     pub(crate) mean_absolute_error: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) mean_squared_error: f64,
     /// None where a label or prediction is at or below −1.
     pub(crate) mean_squared_log_error: Option<f64>,
+    #[serde(deserialize_with = "number")]
     pub(crate) median_absolute_error: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) r2_score: f64,
+    #[serde(deserialize_with = "number")]
     pub(crate) explained_variance: f64,
+}
+
+/// JSON has no NaN, such as R² where all labels are the same: it is null there.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Either.
@@ -158,7 +174,11 @@ impl Scores {
 
     /// One row a class that was, one column a class that was predicted.
     pub(crate) fn confusion(&self, label: &Label, threshold: Option<f64>) -> Result<RecordBatch> {
-        let (classes, counts) = (label.class_values()?, self.counts(threshold));
+        let (classes, mut counts) = (label.class_values()?, self.counts(threshold));
+        // Nobody has said how many there are where there are no rows.
+        if counts.is_empty() {
+            counts = vec![vec![0; classes.len()]; classes.len()];
+        }
         let expected = ScalarValue::iter_to_array(classes.iter().cloned())?;
         let column = |class: usize| -> ArrayRef {
             Arc::new(counts.iter().map(|row| Some(row[class] as i64)).collect::<Int64Array>())
@@ -245,9 +265,9 @@ impl Measures {
         matches!(self, Measures::Classified(_))
     }
 
-    /// In the order of [`measure_names`].
+    /// In the order of [`measure_names`]; none where it is not defined.
     fn values(&self) -> [Option<f64>; 6] {
-        match *self {
+        let values = match *self {
             Measures::Classified(Classified { precision, recall, accuracy, f1_score, log_loss, roc_auc }) => {
                 [precision, recall, accuracy, f1_score, log_loss, roc_auc].map(Some)
             }
@@ -259,7 +279,8 @@ impl Measures {
                 Some(r.r2_score),
                 Some(r.explained_variance),
             ],
-        }
+        };
+        values.map(|value| value.filter(|v| v.is_finite()))
     }
 
     /// One of them by its name.
@@ -304,6 +325,15 @@ mod tests {
 
     fn scores(values: &[f32], labels: &[f64], outputs: usize) -> Scores {
         Scores { values: values.to_vec(), labels: labels.to_vec(), outputs }
+    }
+
+    #[test]
+    fn measures_that_are_not_defined_come_back() {
+        let mut scores = Scores { outputs: 1, ..Scores::default() };
+        (scores.labels, scores.values) = (vec![2.0, 2.0], vec![1.0, 2.0]);
+        let measures = scores.measures(false, None).unwrap();
+        let again: Measures = serde_json::from_str(&serde_json::to_string(&measures).unwrap()).unwrap();
+        assert_eq!((again.value("r2_score"), again.value("mean_squared_error")), (None, Some(0.5)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::about::{About, Label};
 use crate::draw::draw;
-use crate::encode::{Encoder, HELD_OUT, Vocabularies};
+use crate::encode::{Encoder, Feature, HELD_OUT, Vocabularies};
 use crate::error::outside;
 use crate::evaluate::{Measures, Scores};
 use crate::loaded::LoadedModel;
@@ -82,7 +82,7 @@ impl Fit {
         let mut notices = self.settle()?;
         let roles = Roles::new(&self.spec, &self.spool, &self.seen, &self.handle)?;
         notices.extend(roles.notice.clone());
-        let classes = if self.spec.classifier { self.seen.classes() } else { Vec::new() };
+        let classes = self.classes();
         let weights = Weights::new(self.spec.weight.as_deref(), &self.spec.class_weights, &classes)?;
         let Found { model, recipe, trials } = match &self.spec.trials {
             None => {
@@ -124,7 +124,15 @@ impl Fit {
             return exec_err!("label column '{}' is NULL in all {rows} rows: nothing to learn", label.column);
         }
         match &self.warm {
-            Some(model) => self.about = (**model.about()).clone(),
+            Some(model) => {
+                let about = (**model.about()).clone();
+                // The model's order of columns counts.
+                let place = |f: &Feature| self.about.features.iter().position(|g| g.column == f.column);
+                let profile =
+                    |f: &Feature| place(f).map(|i| self.seen.profiles[i].clone()).unwrap_or_default();
+                self.seen.profiles = about.features.iter().map(profile).collect();
+                self.about = about;
+            }
             None => self.seen.settle(&mut self.about.features),
         }
         let label = &mut self.about.label;
@@ -147,6 +155,13 @@ impl Fit {
             }
         }
         Ok(notices)
+    }
+
+    /// The classes in the order of the network's outputs, and their rows.
+    fn classes(&self) -> Vec<(String, u64)> {
+        let seen = self.seen.classes();
+        let rows = |class: &String| seen.iter().find(|(c, _)| c == class).map_or(0, |(_, n)| *n);
+        self.about.label.classes.iter().flatten().map(|class| (class.clone(), rows(class))).collect()
     }
 
     fn config(

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{
 
 use crate::about::About;
 use crate::encode::Feature;
-use crate::loaded::LoadedModel;
+use crate::loaded::{LoadedModel, scored};
 use crate::models::Models;
 use crate::name::ModelName;
 use crate::parse::ModelRef;
@@ -125,8 +125,8 @@ impl NnFunction {
             Answer::Probability => {
                 let class = class_index(model.about(), class)?;
                 let (outputs, shares) = (predictions.outputs, predictions.probabilities());
-                let of_class = shares.chunks_exact(outputs).map(|row| Some(f64::from(row[class])));
-                Ok(Arc::new(of_class.collect::<Float64Array>()))
+                let of_class = shares.chunks_exact(outputs).map(|row| f64::from(row[class])).collect();
+                Ok(Arc::new(Float64Array::new(of_class, scored(&predictions))))
             }
             Answer::Both => {
                 let mut arrays = vec![model.values(&predictions, None)?];
@@ -156,6 +156,7 @@ fn class_index(about: &About, class: Option<&str>) -> Result<usize> {
     let found = class.and_then(|class| classes.clone().position(|c| c == class));
     match found {
         Some(index) => Ok(index),
+        None if about.label.classes.is_none() => plan_err!("nn_prob: {about} has no classes"),
         None => {
             let classes: Vec<&str> = classes.map(String::as_str).collect();
             plan_err!(
@@ -214,7 +215,7 @@ impl ScalarUDFImpl for NnFunction {
         let (model, version) = self.model(constant(0))?;
         let snapshot = self.models.snapshot();
         let entry = snapshot.resolve(&model, version)?;
-        let about = Arc::new(Models::about(entry)?);
+        let about = Models::about(entry)?;
         let schema = self.schema(&about, &model, &args.arg_fields[constants..])?;
         let arrays = args.args[constants..].iter().map(|a| a.to_array(args.number_rows));
         let mut arrays = arrays.collect::<Result<Vec<_>>>()?;
@@ -225,7 +226,7 @@ impl ScalarUDFImpl for NnFunction {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(args.number_rows));
         let batch = RecordBatch::try_new_with_options(schema, arrays, &options)?;
-        let loaded = self.load(model, entry.version, about)?;
+        let loaded = self.load(model, entry.version)?;
         let class = constant(1).map(ToString::to_string);
         Ok(ColumnarValue::Array(self.answer(&loaded, class.as_deref(), &batch)?))
     }
@@ -233,7 +234,7 @@ impl ScalarUDFImpl for NnFunction {
 
 impl NnFunction {
     /// A function cannot wait for the store itself: the first call for a model waits for a thread that does.
-    fn load(&self, model: ModelName, version: u64, about: Arc<About>) -> Result<Arc<LoadedModel>> {
+    fn load(&self, model: ModelName, version: u64) -> Result<Arc<LoadedModel>> {
         if let Some(loaded) = self.models.loaded(&model, version) {
             return Ok(loaded);
         }
@@ -241,7 +242,7 @@ impl NnFunction {
         let load = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(DataFusionError::IoError)?;
-            runtime.block_on(models.load(&model, version, about))
+            runtime.block_on(models.load(&model, version))
         };
         match std::thread::spawn(load).join() {
             Ok(loaded) => loaded,

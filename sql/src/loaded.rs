@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Builder, ListArray, RecordBatch, StructArray, new_null_array};
-use arrow::buffer::OffsetBuffer;
+use arrow::array::{
+    ArrayRef, Float64Array, Float64Builder, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array,
+};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Result, ScalarValue};
@@ -71,15 +73,16 @@ impl LoadedModel {
     /// Of Arrow.
     pub fn values(&self, predictions: &Predictions, threshold: Option<f64>) -> Result<ArrayRef> {
         let Some(classes) = &self.classes else {
-            let numbers = predictions.values.iter().map(|v| Some(f64::from(*v)));
-            return Ok(Arc::new(numbers.collect::<arrow::array::Float64Array>()));
+            let numbers = predictions.values.iter().map(|v| f64::from(*v)).collect();
+            return Ok(Arc::new(Float64Array::new(numbers, scored(predictions))));
         };
         let chosen =
             predictions.values.chunks_exact(predictions.outputs.max(1)).map(|logits| match threshold {
                 None => firesteel_train::metrics::largest(logits) as u32,
                 Some(_) => decide(&softmax(logits), threshold) as u32,
             });
-        Ok(take(classes, &arrow::array::UInt32Array::from_iter_values(chosen), None)?)
+        let chosen = UInt32Array::new(chosen.collect(), scored(predictions));
+        Ok(take(classes, &chosen, None)?)
     }
 
     /// The column of class probabilities, the likeliest first; at most `top` a row.
@@ -106,7 +109,7 @@ impl LoadedModel {
                 values.append_value(f64::from(shares[*class as usize]));
             }
         }
-        let labels = take(classes, &arrow::array::UInt32Array::from(places), None)?;
+        let labels = take(classes, &UInt32Array::from(places), None)?;
         let element = probability(classes.data_type());
         let DataType::Struct(fields) = &element else {
             return Ok(new_null_array(&element, rows));
@@ -114,8 +117,13 @@ impl LoadedModel {
         let structs = StructArray::try_new(fields.clone(), vec![labels, Arc::new(values.finish())], None)?;
         let offsets = OffsetBuffer::from_repeated_length(kept, rows);
         let field = Arc::new(Field::new_list_field(element, true));
-        Ok(Arc::new(ListArray::try_new(field, offsets, Arc::new(structs), None)?))
+        Ok(Arc::new(ListArray::try_new(field, offsets, Arc::new(structs), scored(predictions))?))
     }
+}
+
+/// Which rows have a prediction; a model that skips unusable rows has none for them.
+pub(crate) fn scored(predictions: &Predictions) -> Option<NullBuffer> {
+    predictions.skipped.as_ref().map(|skipped| skipped.iter().map(|s| *s == 0).collect())
 }
 
 /// In f64's precision only at the end: the same numbers as [`Predictions::probabilities`].

@@ -109,8 +109,27 @@ impl MlMeasure {
         if find_type(arrow, &about.label.column).is_none() {
             return plan_err!("{shown}: missing the label column '{}'", about.label.column);
         }
+        if threshold.is_some() && about.label.classes.as_ref().is_none_or(|c| c.len() != 2) {
+            return plan_err!("threshold is for models of two classes; {model} is no such model");
+        }
         let schema = Arc::new(DFSchema::try_from(measure.schema(&about)?.as_ref().clone())?);
         Ok(MlMeasure { measure, input, model, asked, version: asked, about, threshold, schema })
+    }
+
+    /// As it is with a version of the model.
+    ///
+    /// # Errors
+    /// `Plan` when the version has other features or classes than the query was planned for.
+    pub(crate) fn of_version(&self, version: u64, about: Arc<About>) -> Result<MlMeasure> {
+        let model = (self.model.clone(), self.asked);
+        let node = MlMeasure::new(self.measure, self.input.clone(), model, about, self.threshold)?;
+        if node.schema != self.schema {
+            let name = &self.model;
+            return plan_err!(
+                "version {version} of model '{name}' has other classes than when this view was made; make the view again"
+            );
+        }
+        Ok(MlMeasure { version: Some(version), ..node })
     }
 
     fn key(&self) -> (Measure, &ModelName, Option<u64>, Option<u64>, &About, Option<u64>) {
@@ -206,7 +225,7 @@ impl MeasureExec {
 
     async fn measure(self, mut rows: SendableRecordBatchStream) -> Result<RecordBatch> {
         let MlMeasure { measure, model, about, threshold, .. } = self.node;
-        let loaded = self.models.load(&model, self.version, about.clone()).await?;
+        let loaded = self.models.load(&model, self.version).await?;
         let mut scores = Scores::default();
         while let Some(batch) = rows.next().await {
             let batch = batch?;

@@ -78,14 +78,10 @@ impl Models {
     }
 
     /// A version, from memory or the store.
-    pub(crate) async fn load(
-        &self,
-        model: &ModelName,
-        version: u64,
-        about: Arc<About>,
-    ) -> Result<Arc<LoadedModel>> {
+    pub(crate) async fn load(&self, model: &ModelName, version: u64) -> Result<Arc<LoadedModel>> {
         let snapshot = self.snapshot();
         let entry = snapshot.resolve(model, Some(version))?;
+        let about = Arc::new(Models::about(entry)?);
         let load = || async {
             let files = self.store.read(entry).await?;
             let read = move || {

@@ -15,6 +15,7 @@ use datafusion::optimizer::{AnalyzerRule, ApplyOrder, OptimizerConfig, Optimizer
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
+use crate::about::About;
 use crate::create::{CreateModel, TrainExec};
 use crate::functions::names_model;
 use crate::measure::{MeasureExec, MlMeasure};
@@ -44,11 +45,13 @@ impl PinVersions {
         let LogicalPlan::Extension(Extension { node }) = &plan else { return self.pin_functions(plan) };
         let any = node.as_any();
         let pinned: Arc<dyn UserDefinedLogicalNode> = if let Some(node) = any.downcast_ref::<MlPredict>() {
-            let version = Some(self.version(&node.model, node.asked, &node.about)?);
-            Arc::new(MlPredict { version, ..node.clone() })
+            let (version, about) = self.version(&node.model, node.asked, &node.about)?;
+            let shown = format!("ML.PREDICT({})", node.model);
+            about.features.iter().try_for_each(|f| f.check(&shown, node.input.schema().as_arrow()))?;
+            Arc::new(MlPredict { version: Some(version), about, ..node.clone() })
         } else if let Some(node) = any.downcast_ref::<MlMeasure>() {
-            let version = Some(self.version(&node.model, node.asked, &node.about)?);
-            Arc::new(MlMeasure { version, ..node.clone() })
+            let (version, about) = self.version(&node.model, node.asked, &node.about)?;
+            Arc::new(node.of_version(version, about)?)
         } else {
             return Ok(Transformed::no(plan));
         };
@@ -84,18 +87,18 @@ impl PinVersions {
         &self,
         model: &crate::ModelName,
         asked: Option<u64>,
-        planned: &crate::about::About,
-    ) -> Result<u64> {
+        planned: &About,
+    ) -> Result<(u64, Arc<About>)> {
         let snapshot = self.models.snapshot();
         let entry = snapshot.resolve(model, asked)?;
-        let about = Models::about(entry)?;
+        let about = Arc::new(Models::about(entry)?);
         if about.predicted_fields()? != planned.predicted_fields()? {
             return plan_err!(
                 "model '{model}' predicts other columns in version {} than when this view was made; make the view again",
                 entry.version
             );
         }
-        Ok(entry.version)
+        Ok((entry.version, about))
     }
 }
 

@@ -210,7 +210,6 @@ pub struct PredictExec {
     input: Arc<dyn ExecutionPlan>,
     model: ModelName,
     version: u64,
-    about: Arc<About>,
     settings: PredictSettings,
     models: Arc<Models>,
     properties: Arc<PlanProperties>,
@@ -232,7 +231,6 @@ impl PredictExec {
             input,
             model: node.model.clone(),
             version,
-            about: node.about.clone(),
             settings: node.settings,
             models,
             properties,
@@ -309,9 +307,9 @@ impl ExecutionPlan for PredictExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
-        let (models, about) = (self.models.clone(), self.about.clone());
+        let models = self.models.clone();
         let (model, version) = (self.model.clone(), self.version);
-        let loading = async move { models.load(&model, version, about).await };
+        let loading = async move { models.load(&model, version).await };
         Ok(Box::pin(Predicted {
             input,
             loading: Some(Box::pin(loading)),

@@ -297,7 +297,12 @@ impl Firesteel {
         let source = retrain.source.unwrap_or(saved.source);
         let query = match &source {
             Source::Query { sql, .. } => sql.clone(),
-            Source::Import(uri) => uri.clone(),
+            Source::Import(uri) => {
+                return plan_err!(
+                    "model '{}' came from '{uri}' and has no rows to train on; add AS query",
+                    retrain.name
+                );
+            }
         };
         let shown: Vec<String> = options.iter().map(ToString::to_string).collect();
         let sql =

@@ -78,7 +78,8 @@ impl Weights {
 /// Every class counts the same in sum, and rows count 1 in the mean.
 fn balanced(classes: &[(String, u64)]) -> Vec<f64> {
     let rows: u64 = classes.iter().map(|(_, n)| n).sum();
-    classes.iter().map(|(_, n)| rows as f64 / (classes.len() as f64 * *n as f64)).collect()
+    let there = classes.iter().filter(|(_, n)| *n > 0).count();
+    classes.iter().map(|(_, n)| rows as f64 / (there as f64 * (*n).max(1) as f64)).collect()
 }
 
 fn given(weights: &[(String, f64)], classes: &[(String, u64)]) -> Result<Vec<f64>> {

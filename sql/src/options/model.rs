@@ -30,7 +30,7 @@ pub struct ModelOptions {
     pub split: Split,
     /// When training ends early; only where rows are held out.
     pub stop: Option<EarlyStop>,
-    /// Also in `params`; `SET ml.seed` when absent.
+    /// Also in `params`; the table's default when absent.
     pub seed: Option<i64>,
     /// Parallel workers; one a partition of the query when absent.
     pub workers: Option<usize>,

@@ -58,7 +58,17 @@ pub enum Values {
 /// A range whose ends differ by more than this factor is drawn from by its logarithm.
 const WIDE: f64 = 10.0;
 
+/// Most trials of a search.
+const MOST: usize = 10_000;
+
 impl Values {
+    fn candidates(&self) -> &[OptionValue] {
+        match self {
+            Values::Candidates(candidates) => candidates,
+            Values::Range { .. } => &[],
+        }
+    }
+
     /// The value at a place from 0 to 1.
     fn at(&self, place: f64) -> OptionValue {
         match self {
@@ -113,13 +123,19 @@ impl Search {
         if objectives.len() > 1 {
             return plan_err!("hparam_tuning_objectives has {} metrics, expected one", objectives.len());
         }
-        Ok(Some(Search {
+        let search = Search {
             algorithm,
             trials,
             parallel: given.count("max_parallel_trials").unwrap_or(1),
             objective: objectives.into_iter().next(),
             space: given.space.clone(),
-        }))
+        };
+        match search.len() {
+            len if len > MOST => {
+                plan_err!("the search has {len} trials, expected at most {MOST}; set num_trials")
+            }
+            _ => Ok(Some(search)),
+        }
     }
 
     /// The values of each trial, the same for the same seed.
@@ -131,22 +147,37 @@ impl Search {
                     let place = |d: usize| (t * self.space.len() + d) as u64;
                     self.space.iter().enumerate().map(|(d, of)| of.values.at(draw(seed, place(d)))).collect()
                 };
-                (0..self.trials.unwrap_or(1)).map(trial).collect()
+                (0..self.len()).map(trial).collect()
             }
         }
     }
 
     fn grid(&self) -> Vec<Vec<OptionValue>> {
-        let mut all = vec![Vec::new()];
-        for dimension in &self.space {
-            let Values::Candidates(candidates) = &dimension.values else { continue };
-            let with = |before: &Vec<OptionValue>, value: &OptionValue| {
-                before.iter().chain([value]).cloned().collect::<Vec<_>>()
-            };
-            all = all.iter().flat_map(|before| candidates.iter().map(|value| with(before, value))).collect();
+        let candidates: Vec<&[OptionValue]> = self.space.iter().map(|d| d.values.candidates()).collect();
+        // The digits of a number, the last of which changes fastest.
+        let trial = |number: usize| {
+            let mut rest = number;
+            let mut values: Vec<OptionValue> = Vec::with_capacity(candidates.len());
+            for of in candidates.iter().rev() {
+                values.push(of[rest % of.len()].clone());
+                rest /= of.len();
+            }
+            values.reverse();
+            values
+        };
+        (0..self.len()).map(trial).collect()
+    }
+
+    /// How many trials there are.
+    fn len(&self) -> usize {
+        let asked = self.trials.unwrap_or(usize::MAX);
+        match self.algorithm {
+            Algorithm::Random => asked,
+            Algorithm::Grid => {
+                let lens = self.space.iter().map(|d| d.values.candidates().len());
+                asked.min(lens.fold(1, usize::saturating_mul))
+            }
         }
-        all.truncate(self.trials.unwrap_or(usize::MAX));
-        all
     }
 
     /// The options of one trial: those given, with a value for each of [`Search::space`].
@@ -191,6 +222,10 @@ mod tests {
         let all = search(Algorithm::Grid, None, vec![of(&["1", "2"]), of(&["3", "4", "5"])]).draws(7);
         let all: Vec<Vec<f64>> = all.iter().map(|trial| numbers(trial)).collect();
         assert_eq!(all, [[1., 3.], [1., 4.], [1., 5.], [2., 3.], [2., 4.], [2., 5.]]);
+        // Eight options of twenty values are 25.6 billion combinations.
+        let twenty = || Values::Candidates((0..20).map(|v| OptionValue::Number(v.to_string())).collect());
+        let few = search(Algorithm::Grid, Some(3), (0..8).map(|_| twenty()).collect()).draws(7);
+        assert_eq!(numbers(&few[2]), [0., 0., 0., 0., 0., 0., 0., 2.]);
         assert_eq!(
             search(Algorithm::Grid, Some(4), vec![of(&["1", "2"]), of(&["3", "4", "5"])]).draws(7).len(),
             4

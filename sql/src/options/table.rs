@@ -56,6 +56,9 @@ pub enum Kind {
 /// The widest layer: sizes of networks stay far from overflowing.
 pub const WIDEST: i64 = 1 << 20;
 
+/// Most workers; each talks to all others.
+pub const MOST_WORKERS: i64 = 256;
+
 const fn row(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Row {
     Row { name, kind, extra: &[], not_yet: &[], default, help }
 }
@@ -190,7 +193,7 @@ pub const ROWS: &[Row] = &[
         "memory_then_disk",
         "where the query's rows are kept between epochs; none runs it again",
     ),
-    Row { default: "42 or ml.seed", ..param("seed", "seed", "") },
+    Row { default: "42", ..param("seed", "seed", "") },
     row("num_trials", Kind::Count { least: 1 }, "no search", "how many trainings a search makes"),
     row("max_parallel_trials", Kind::Count { least: 1 }, "1", "how many of them at once"),
     Row {
@@ -209,7 +212,7 @@ pub const ROWS: &[Row] = &[
         "log_loss or mean_squared_error",
         "the column of ML.EVALUATE, on rows held out, by which a search compares its trials; one",
     ),
-    row("description", Kind::Text, "none", "a note, shown by DESCRIBE MODEL"),
+    row("description", Kind::Text, "none", "a note, shown by SHOW MODELS"),
     row("labels", Kind::Texts, "none", "words to find the model by"),
     row("l1_reg", Kind::NotYet("use l2_reg"), "0", ""),
     row("l1_reg_activation", Kind::NotYet("it belongs to autoencoders"), "0", ""),
@@ -228,7 +231,7 @@ pub const ALTER_ROWS: &[Row] = &[
         "unchanged",
         "the version that is used where none is named",
     ),
-    row("description", Kind::Text, "unchanged", "a note, shown by DESCRIBE MODEL"),
+    row("description", Kind::Text, "unchanged", "a note, shown by SHOW MODELS"),
     row("labels", Kind::Texts, "unchanged", "words to find the model by"),
 ];
 
@@ -289,7 +292,7 @@ impl Kind {
             Kind::Choice(choices) => format!("one of {}", choices.join(", ")),
             Kind::Flag => "true or false".into(),
             Kind::Count { least } => format!("a whole number from {least} on"),
-            Kind::CountOrAuto => "a whole number from 1 on, or auto".into(),
+            Kind::CountOrAuto => format!("a whole number from 1 to {MOST_WORKERS}, or auto"),
             Kind::Real(range) => real_text(range),
             Kind::Text => "a string".into(),
             Kind::Texts => "a list of strings".into(),
@@ -307,9 +310,8 @@ impl Kind {
             Kind::Choice(choices) => choice(choices, value),
             Kind::Flag => value.is_boolean().then(|| value.clone()),
             Kind::Count { least } => whole(value).filter(|v| *v >= least as i64).map(Value::from),
-            Kind::CountOrAuto => {
-                choice(&["auto"], value).or_else(|| whole(value).filter(|v| *v >= 1).map(Value::from))
-            }
+            Kind::CountOrAuto => choice(&["auto"], value)
+                .or_else(|| whole(value).filter(|v| (1..=MOST_WORKERS).contains(v)).map(Value::from)),
             Kind::Real(range) => value.as_f64().filter(|v| contains(range, *v)).map(Value::from),
             Kind::Text => value.is_string().then(|| value.clone()),
             Kind::Texts => list(value, |v| v.is_string().then(|| v.clone())),

@@ -206,7 +206,7 @@ fn mistakes_are_named() {
             "class_weights=[STRUCT(1 AS weight)]",
             "class_weights expects a list of STRUCT('a' AS label, 0.3 AS weight)",
         ),
-        ("workers=0", "workers expects a whole number from 1 on, or auto, got 0"),
+        ("workers=0", "workers expects a whole number from 1 to 256, or auto, got 0"),
         (
             "description=NULL, model_type=5",
             "model_type expects one of dnn_classifier, dnn_regressor, logistic_reg",

@@ -92,7 +92,8 @@ pub fn run(options: &Options) -> Result<()> {
             let text = std::fs::read_to_string(path).map_err(|e| {
                 Error::new(Kind::Io, format!("cannot read {}", path.display())).with_source(e)
             })?;
-            scripts.push(text);
+            // As editors of Windows begin a file.
+            scripts.push(text.trim_start_matches('\u{feff}').to_owned());
         }
         if !scripts.is_empty() {
             for script in &scripts {

@@ -139,7 +139,8 @@ impl Completer for Sql {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
-        let start = line[..pos].rfind(|c: char| c.is_whitespace() || "(,;".contains(c)).map_or(0, |i| i + 1);
+        let before = line[..pos].char_indices().rev().find(|(_, c)| c.is_whitespace() || "(,;".contains(*c));
+        let start = before.map_or(0, |(i, c)| i + c.len_utf8());
         let typed = line[start..pos].to_lowercase();
         let words = WORDS.iter().map(|w| (*w).to_owned()).chain(self.names.iter().cloned());
         let fits = words.filter(|w| !typed.is_empty() && w.to_lowercase().starts_with(&typed));
