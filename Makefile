@@ -117,12 +117,12 @@ setup:
 	@$(MAKE) --no-print-directory $(venv)/ready
 
 # Named `ready` when complete, so that one that broke off is made anew.
-$(venv)/ready: python/requirements.txt
-$(bench_venv)/ready: benchmarks/requirements.txt
+$(venv)/ready: | python/requirements.txt
+$(bench_venv)/ready: | benchmarks/requirements.txt
 %/ready:
 	@echo "making the Python environment $*"
 	@rm -rf $* && python3 -m venv $*
-	@$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check -r $|
 	@touch $@
 
 # Cargo knows what changed; it leaves a file that is up to date untouched.

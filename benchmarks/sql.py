@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 COLUMNS = ("month", "hour", "distance", "origin", "destination")
 NUMBERS = COLUMNS[:3]
 THREADS = 2
-# The fastest of 1,024 to 262,144 for onnxruntime.
+# Rows that onnxruntime gets at once.
 BATCH = 65_536
 RATIOS = {
     "predict / onnxruntime": ("predict", "onnxruntime"),

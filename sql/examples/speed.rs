@@ -40,11 +40,11 @@ async fn main() {
     let firesteel =
         Firesteel::register(&context, ModelStore::directory(&arguments[2]).unwrap()).await.unwrap();
     let created = create(&firesteel).await;
-    let export = "EXPORT MODEL late OPTIONS (uri = 'model', format = 'safetensors')";
     let folder = format!("{}/../model", arguments[2]);
-    firesteel.sql(&export.replace("'model'", &format!("'{folder}'"))).await.unwrap();
-    let onnx = format!("EXPORT MODEL late OPTIONS (uri = '{folder}-onnx', format = 'onnx')");
-    firesteel.sql(&onnx).await.unwrap();
+    for (uri, format) in [(folder.clone(), "safetensors"), (format!("{folder}-onnx"), "onnx")] {
+        let export = format!("EXPORT MODEL late OPTIONS (uri = '{uri}', format = '{format}')");
+        firesteel.sql(&export).await.unwrap();
+    }
     let model = Model::load(&folder).unwrap();
     println!("{created}");
     for command in std::io::stdin().lock().lines() {
