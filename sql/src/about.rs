@@ -1,13 +1,15 @@
 //! What planning needs to know of a model: kept in the commit of its version, so that no weights are read for it.
 
+use std::collections::HashSet;
 use std::fmt;
 
-use arrow::datatypes::{DataType, Field, Fields};
+use arrow::datatypes::{DataType, Field, Fields, Schema};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use firesteel_train::{Encoding, Model, ModelInfo, Task};
 use serde::{Deserialize, Serialize};
 
-use crate::encode::{Feature, FeatureKind};
+use crate::encode::{Feature, FeatureKind, find_type};
+use crate::transform::Transform;
 
 /// A model's task, its label and the columns it reads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
@@ -15,10 +17,13 @@ use crate::encode::{Feature, FeatureKind};
 pub struct About {
     /// As the user gave it, `dnn_classifier` for example.
     pub model_type: String,
-    /// What it predicts.
-    pub label: Label,
-    /// What it reads, in the order of the training query.
+    /// What it predicts, if it learned a label.
+    pub label: Option<Label>,
+    /// What it reads, in the order of the training query, or of the items of `TRANSFORM`.
     pub features: Vec<Feature>,
+    /// What the features are made of, where the query's columns are not read as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transform: Option<Transform>,
 }
 
 /// What a model predicts.
@@ -52,23 +57,88 @@ impl About {
         let classes = (task == Task::Classification).then(|| (0..outputs).map(|c| c.to_string()).collect());
         About {
             model_type: if classes.is_some() { "dnn_classifier" } else { "dnn_regressor" }.into(),
-            label: Label {
+            label: Some(Label {
                 column: model.label().into(),
                 data_type: if classes.is_some() { DataType::Int64 } else { DataType::Float64 }.to_string(),
                 classes,
-            },
+            }),
             features: model.preprocessing().columns.iter().map(feature).collect(),
+            transform: None,
         }
+    }
+
+    /// The label.
+    ///
+    /// # Errors
+    /// `Plan` when the model has none.
+    pub fn label(&self) -> Result<&Label> {
+        match &self.label {
+            Some(label) => Ok(label),
+            None => plan_err!("a model of type {} predicts no label", self.model_type),
+        }
+    }
+
+    /// Of a classifier: the classes, as text, in the order of the network's outputs.
+    pub fn classes(&self) -> Option<&[String]> {
+        self.label.as_ref()?.classes.as_deref()
+    }
+
+    /// Whether it tells two classes apart.
+    pub(crate) fn is_binary(&self) -> bool {
+        self.classes().is_some_and(|classes| classes.len() == 2)
     }
 
     /// The column of predictions.
     pub fn predicted(&self) -> String {
-        format!("predicted_{}", self.label.column)
+        format!("predicted_{}", self.label.as_ref().map_or("label", |l| &l.column))
     }
 
     /// The column of class probabilities.
     pub fn probabilities(&self) -> String {
-        format!("predicted_{}_probs", self.label.column)
+        format!("{}_probs", self.predicted())
+    }
+
+    /// Checks that a query has what the model reads.
+    ///
+    /// # Errors
+    /// `Plan` naming the column that is missing or of another type.
+    pub fn check(&self, shown: &str, schema: &Schema) -> Result<()> {
+        match &self.transform {
+            Some(transform) => transform.features.check(shown, schema),
+            None => self.features.iter().try_for_each(|feature| feature.check(shown, schema)),
+        }
+    }
+
+    /// Checks that a query has the label.
+    ///
+    /// # Errors
+    /// `Plan` naming the column that is missing.
+    pub(crate) fn check_label(&self, shown: &str, schema: &Schema) -> Result<()> {
+        let label = self.label()?;
+        match self.transform.as_ref().and_then(|transform| transform.label.as_ref()) {
+            Some(made) => made.check(shown, schema),
+            None if find_type(schema, &label.column).is_some() => Ok(()),
+            None => plan_err!("{shown}: missing the label column '{}'", label.column),
+        }
+    }
+
+    /// The columns of a query that the model reads, each once.
+    pub fn reads<'a>(&'a self, schema: &'a Schema) -> Vec<&'a str> {
+        let mut reads: Vec<&str> = match &self.transform {
+            Some(transform) => transform.features.inputs.iter().map(|input| input.column.as_str()).collect(),
+            None => self.features.iter().map(|feature| feature.root(schema)).collect(),
+        };
+        let mut seen = HashSet::new();
+        reads.retain(|column| seen.insert(*column));
+        reads
+    }
+
+    /// The columns of a query that the label is read from.
+    pub(crate) fn reads_label(&self) -> Vec<&str> {
+        match (self.transform.as_ref().and_then(|transform| transform.label.as_ref()), &self.label) {
+            (Some(made), _) => made.inputs.iter().map(|input| input.column.as_str()).collect(),
+            (None, label) => label.iter().map(|label| label.column.as_str()).collect(),
+        }
     }
 
     /// The columns that a prediction adds.
@@ -76,10 +146,11 @@ impl About {
     /// # Errors
     /// `Plan` when the label's type cannot be read.
     pub fn predicted_fields(&self) -> Result<Vec<Field>> {
-        let Some(_) = &self.label.classes else {
+        let label = self.label()?;
+        if label.classes.is_none() {
             return Ok(vec![Field::new(self.predicted(), DataType::Float64, true)]);
-        };
-        let label = self.label.data_type()?;
+        }
+        let label = label.data_type()?;
         let list = DataType::List(Field::new_list_field(probability(&label), true).into());
         Ok(vec![Field::new(self.predicted(), label, true), Field::new(self.probabilities(), list, true)])
     }
@@ -124,6 +195,10 @@ pub(crate) fn read_type(column: &str, text: &str) -> Result<DataType> {
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let features: Vec<&str> = self.features.iter().map(|c| c.column.as_str()).collect();
-        write!(f, "{} of {} from {}", self.model_type, self.label.column, features.join(", "))
+        f.write_str(&self.model_type)?;
+        if let Some(label) = &self.label {
+            write!(f, " of {}", label.column)?;
+        }
+        write!(f, " from {}", features.join(", "))
     }
 }

@@ -30,6 +30,8 @@ use crate::fit::{Fit, Fitted};
 use crate::models::Models;
 use crate::spec::{Split, TrainSpec};
 use crate::spool::{Keeper, Spool};
+use crate::store::VersionEntry;
+use crate::transform::{Draft, Training, Transform, ask};
 
 /// The logical node.
 #[derive(Clone, Debug)]
@@ -43,14 +45,16 @@ pub struct CreateModel {
     commit: bool,
     /// The version that training goes on from.
     warm: Option<Warm>,
+    /// What becomes of the query's columns, if they are not read as they are.
+    draft: Option<Arc<Draft>>,
     schema: DFSchemaRef,
 }
 
 /// A version of the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Warm {
-    /// Its number.
-    pub version: u64,
+    /// The version.
+    pub entry: Arc<VersionEntry>,
     /// What it reads and predicts.
     pub about: Arc<About>,
 }
@@ -60,19 +64,30 @@ impl CreateModel {
     ///
     /// # Errors
     /// `Plan` naming the label or the column.
-    pub fn new(
+    pub(crate) fn new(
         input: LogicalPlan,
         spec: Arc<TrainSpec>,
         run: i64,
         commit: bool,
         warm: Option<Warm>,
+        draft: Option<Draft>,
     ) -> Result<CreateModel> {
-        let about = Arc::new(about(input.schema().as_arrow(), &spec)?);
+        let query = input.schema().as_arrow();
+        let transform = draft.as_ref().map(Draft::typed).transpose()?;
+        let about = match &transform {
+            None => about(query, &spec, &[])?,
+            Some(transform) => {
+                let training = Training::new(transform, &spec.along())?;
+                about(&training.schema(query)?, &spec, training.along())?
+            }
+        };
+        let about = Arc::new(About { transform, ..about });
         if let Some(warm) = &warm {
             check_same(&spec, &warm.about, &about)?;
         }
         let schema = Arc::new(DFSchema::try_from(training_schema().as_ref().clone())?);
-        Ok(CreateModel { input: Arc::new(input), spec, about, run, commit, warm, schema })
+        let draft = draft.map(Arc::new);
+        Ok(CreateModel { input: Arc::new(input), spec, about, run, commit, warm, draft, schema })
     }
 
     fn key(&self) -> (&str, i64, bool) {
@@ -81,17 +96,11 @@ impl CreateModel {
 }
 
 /// What is known of the model before its rows are.
-fn about(schema: &Schema, spec: &TrainSpec) -> Result<About> {
-    let Some(data_type) = find_type(schema, &spec.label) else {
-        let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        return plan_err!(
-            "label column '{}' is not in the query (columns: {})",
-            spec.label,
-            columns.join(", ")
-        );
-    };
-    check_label(spec, &data_type)?;
-    let mut left_out: Vec<&str> = vec![&spec.label];
+///
+/// `along`: columns that no feature is made of.
+fn about(schema: &Schema, spec: &TrainSpec, along: &[String]) -> Result<About> {
+    let label = spec.label.as_ref().map(|column| label(schema, spec, column)).transpose()?;
+    let mut left_out: Vec<&str> = spec.label.iter().chain(along).map(String::as_str).collect();
     for column in spec.left_out.iter().chain(&spec.weight) {
         if schema.field_with_name(column).is_err() {
             return plan_err!("column '{column}' is not in the query");
@@ -110,20 +119,32 @@ fn about(schema: &Schema, spec: &TrainSpec) -> Result<About> {
         );
     }
     let features = Feature::of_schema(schema, &left_out)?;
-    Ok(About {
-        model_type: spec.model_type.clone(),
-        label: Label { column: spec.label.clone(), data_type: data_type.to_string(), classes: None },
-        features,
-    })
+    Ok(About { model_type: spec.model_type.clone(), label, features, transform: None })
+}
+
+fn label(schema: &Schema, spec: &TrainSpec, column: &str) -> Result<Label> {
+    let Some(data_type) = find_type(schema, column) else {
+        let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        return plan_err!("label column '{column}' is not in the query (columns: {})", columns.join(", "));
+    };
+    check_label(spec, column, &data_type)?;
+    Ok(Label { column: column.to_owned(), data_type: data_type.to_string(), classes: None })
 }
 
 /// That a query has what the model to go on from reads.
 fn check_same(spec: &TrainSpec, before: &About, now: &About) -> Result<()> {
     let name = &spec.name;
     let columns = |about: &About| -> Vec<(String, String)> {
-        let label = (about.label.column.clone(), about.label.data_type.clone());
-        about.features.iter().map(|f| (f.column.clone(), f.data_type.clone())).chain([label]).collect()
+        let label = about.label.iter().map(|label| (label.column.clone(), label.data_type.clone()));
+        about.features.iter().map(|f| (f.column.clone(), f.data_type.clone())).chain(label).collect()
     };
+    let written = |about: &About| -> Option<Vec<(String, String)>> {
+        let items = about.transform.as_ref()?.features.items.iter();
+        Some(items.map(|item| (item.name.clone(), item.written.clone())).collect())
+    };
+    if written(before) != written(now) {
+        return plan_err!("warm_start: TRANSFORM is another than that of model '{name}'");
+    }
     let (before, now) = (columns(before), columns(now));
     for (column, was) in &before {
         match now.iter().find(|(other, _)| other == column) {
@@ -152,8 +173,8 @@ fn check_order(column: &str, data_type: Option<DataType>) -> Result<()> {
     }
 }
 
-fn check_label(spec: &TrainSpec, data_type: &DataType) -> Result<()> {
-    let (label, model_type) = (&spec.label, &spec.model_type);
+fn check_label(spec: &TrainSpec, label: &str, data_type: &DataType) -> Result<()> {
+    let model_type = &spec.model_type;
     let text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let numeric = data_type.is_numeric();
     match (spec.classifier, data_type) {
@@ -267,6 +288,7 @@ pub struct TrainExec {
     run: i64,
     commit: bool,
     warm: Option<Warm>,
+    draft: Option<Arc<Draft>>,
     models: Arc<Models>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -287,6 +309,7 @@ impl TrainExec {
             run: node.run,
             commit: node.commit,
             warm: node.warm.clone(),
+            draft: node.draft.clone(),
             models,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -308,11 +331,14 @@ impl TrainExec {
                 runtime: context.runtime_env(),
                 metrics: SpillMetrics::new(&self.metrics, partition),
             };
-            let (spec, about) = (self.spec.clone(), self.about.clone());
+            let (spec, about, as_it_is) = (self.spec.clone(), self.about.clone(), self.draft.is_none());
             tasks.spawn(async move {
                 let mut seen = Vocabularies::default();
-                let look =
-                    |batch: &RecordBatch| seen.push(batch, &about.features, &spec.label, spec.classifier);
+                let look = |batch: &RecordBatch| match as_it_is {
+                    true => seen.push(batch, &about.features, spec.label.as_deref(), spec.classifier),
+                    // What is made of it is looked at when it can be made.
+                    false => Ok(()),
+                };
                 let part = keeper.keep(stream, look).await?;
                 Ok::<_, DataFusionError>((partition, part, seen))
             });
@@ -330,22 +356,53 @@ impl TrainExec {
         Ok((Spool::new(kept), seen))
     }
 
+    /// Settles what becomes of the query's columns, and looks at what does.
+    async fn transformed(
+        &self,
+        draft: &Draft,
+        spool: &Spool,
+        context: &Arc<TaskContext>,
+    ) -> Result<(Transform, Spool, Vocabularies)> {
+        // A model that training goes on from has its own statistics.
+        let before = self.warm.as_ref().and_then(|warm| warm.about.transform.clone());
+        let transform = match before {
+            Some(transform) => transform,
+            None => draft.settle(&ask(&draft.statistics(), spool, self.input.schema(), context).await?)?,
+        };
+        let spool = spool.through(Arc::new(Training::new(&transform, &self.spec.along())?));
+        let (spec, about, handle) = (self.spec.clone(), self.about.clone(), Handle::current());
+        let look = move || {
+            let mut seen = Vocabularies::default();
+            spool.read(0..spool.rows(), &handle, |_, batch| {
+                seen.push(&batch, &about.features, spec.label.as_deref(), spec.classifier)
+            })?;
+            Ok((transform, spool, seen))
+        };
+        tokio::task::spawn_blocking(look).await.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?
+    }
+
     async fn train(
         self,
         context: Arc<TaskContext>,
         out: tokio::sync::mpsc::Sender<Result<RecordBatch>>,
     ) -> Result<()> {
         let warm = match &self.warm {
-            Some(warm) => Some(self.models.load(&self.spec.name, warm.version).await?),
+            Some(warm) => Some(self.models.load(&warm.entry).await?),
             None => None,
         };
-        let (spool, seen) = self.spool(&context).await?;
+        let (mut spool, mut seen) = self.spool(&context).await?;
+        let mut about = (*self.about).clone();
+        if let Some(draft) = &self.draft {
+            let (transform, made, looked) = self.transformed(draft, &spool, &context).await?;
+            (spool, seen) = (made, looked);
+            about.transform = Some(transform);
+        }
         let (hear, mut epochs) = unbounded_channel();
         let cancel = CancelOnDrop(Cancel::new());
         let fit = Fit {
             workers: self.workers(),
             spec: self.spec.clone(),
-            about: (*self.about).clone(),
+            about,
             spool,
             seen,
             warm,
@@ -384,7 +441,7 @@ impl DisplayAs for TrainExec {
             write!(f, ", trials={}", trials.trials.len())?;
         }
         match &self.warm {
-            Some(warm) => write!(f, ", warm_start=version {}", warm.version),
+            Some(warm) => write!(f, ", warm_start=version {}", warm.entry.version),
             None => Ok(()),
         }
     }

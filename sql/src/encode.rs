@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, TimeUnit
 use datafusion::common::{DataFusionError, Result, exec_err, plan_err};
 use serde::{Deserialize, Serialize};
 
-use crate::about::{Label, read_type};
+use crate::about::{About, Label, read_type};
 use crate::profile::Profile;
 
 /// A column that a model reads.
@@ -218,6 +218,7 @@ impl Feature {
         };
         match &self.kind {
             FeatureKind::Time { .. } => {
+                let array = in_utc(&array)?;
                 let names = self.kind.columns(&self.column);
                 for (name, (_, part)) in names.into_iter().zip(TIME_PARTS) {
                     out.push((Field::new(name, DataType::Float64, true), time_part(&array, part)?));
@@ -254,6 +255,14 @@ pub(crate) fn find_type(schema: &Schema, column: &str) -> Option<DataType> {
         found = fields.iter().find(|f| f.name() == step)?.data_type().clone();
     }
     Some(found)
+}
+
+/// The same instants without their zone, whose clock would decide on the parts.
+fn in_utc(array: &ArrayRef) -> Result<ArrayRef> {
+    Ok(match array.data_type() {
+        DataType::Timestamp(unit, Some(_)) => cast(array, &DataType::Timestamp(*unit, None))?,
+        _ => array.clone(),
+    })
 }
 
 fn time_part(array: &ArrayRef, part: Option<DatePart>) -> Result<ArrayRef> {
@@ -317,8 +326,8 @@ impl Vocabularies {
         &mut self,
         batch: &RecordBatch,
         features: &[Feature],
-        label: &str,
-        task: bool,
+        label: Option<&str>,
+        classifier: bool,
     ) -> Result<()> {
         self.rows += batch.num_rows() as u64;
         self.profiles.resize_with(features.len(), Profile::default);
@@ -334,9 +343,10 @@ impl Vocabularies {
                 }
             })?;
         }
+        let Some(label) = label else { return Ok(()) };
         let labels = label_column(batch, label)?;
         self.unlabelled += labels.null_count() as u64;
-        if task {
+        if classifier {
             let labels = cast(&labels, &DataType::Utf8)?;
             for class in labels.as_string::<i32>().iter().flatten() {
                 match self.classes.get_mut(class) {
@@ -404,16 +414,16 @@ pub(crate) const HELD_OUT: &str = " held out";
 #[derive(Clone, Debug)]
 pub(crate) struct Encoder {
     features: Vec<Feature>,
-    label: Label,
+    label: Option<Label>,
     /// The index of each class.
     classes: HashMap<String, f64>,
 }
 
 impl Encoder {
-    pub(crate) fn new(features: &[Feature], label: &Label) -> Encoder {
-        let classes =
-            label.classes.iter().flatten().enumerate().map(|(i, c)| (c.clone(), i as f64)).collect();
-        Encoder { features: features.to_vec(), label: label.clone(), classes }
+    pub(crate) fn new(about: &About) -> Encoder {
+        let classes = about.classes().unwrap_or_default().iter().enumerate();
+        let classes = classes.map(|(i, class)| (class.clone(), i as f64)).collect();
+        Encoder { features: about.features.clone(), label: about.label.clone(), classes }
     }
 
     /// The features of a batch, as the training loop reads them.
@@ -425,14 +435,15 @@ impl Encoder {
         self.batch(columns, batch.num_rows())
     }
 
-    /// The rows that have a label, with it; `extra` columns go along.
+    /// The rows that have a label, with it, or all where none is learned; `extra` columns go along.
     pub(crate) fn labelled(&self, batch: &RecordBatch, extra: Vec<(Field, ArrayRef)>) -> Result<RecordBatch> {
         let mut columns = extra;
         for feature in &self.features {
             feature.encode(batch, &mut columns)?;
         }
+        let Some(label) = &self.label else { return self.batch(columns, batch.num_rows()) };
         let labels = self.labels(batch)?;
-        columns.push((Field::new(&self.label.column, DataType::Float64, true), Arc::new(labels)));
+        columns.push((Field::new(&label.column, DataType::Float64, true), Arc::new(labels)));
         let all = self.batch(columns, batch.num_rows())?;
         let labels = all.column(all.num_columns() - 1);
         if labels.null_count() == 0 {
@@ -447,21 +458,22 @@ impl Encoder {
     /// # Errors
     /// `Execution` naming a class that the model does not know.
     pub(crate) fn labels(&self, batch: &RecordBatch) -> Result<Float64Array> {
-        let labels = label_column(batch, &self.label.column)?;
-        if self.label.classes.is_none() {
+        let Some(label) = &self.label else { return plan_err!("the model has no label") };
+        let labels = label_column(batch, &label.column)?;
+        if label.classes.is_none() {
             let numbers = cast(&labels, &DataType::Float64)?;
             return Ok(numbers.as_primitive::<Float64Type>().clone());
         }
         // Spark's classes are doubles: 1.0 is the class 1.
-        let labels = cast(&cast(&labels, &self.label.data_type()?)?, &DataType::Utf8)?;
+        let labels = cast(&cast(&labels, &label.data_type()?)?, &DataType::Utf8)?;
         let index = |class: Option<&str>| match class {
             None => Ok(None),
             Some(class) => match self.classes.get(class) {
                 Some(index) => Ok(Some(*index)),
                 None => exec_err!(
                     "label '{}' has the class '{class}', which the model does not know (classes: {})",
-                    self.label.column,
-                    self.label.classes.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ")
+                    label.column,
+                    label.classes.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ")
                 ),
             },
         };

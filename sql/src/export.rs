@@ -42,7 +42,7 @@ pub(crate) async fn write(
         Format::Safetensors => files,
         Format::Spark => {
             check_columns(about, "Spark")?;
-            of_spark(about, files)
+            of_spark(about, files)?
         }
     };
     let directory = import::directory(&options.uri)?;
@@ -74,6 +74,11 @@ fn write_all(directory: &Path, files: &[(String, Bytes)]) -> Result<Vec<String>>
 
 /// That the model reads the query's columns as they are: what SQL makes of a column is in no file.
 fn check_columns(about: &About, target: &str) -> Result<()> {
+    if about.transform.is_some() {
+        return plan_err!(
+            "the model reads what TRANSFORM makes of its columns, which {target} does not know; export it as safetensors, or put the expressions into the query and train again"
+        );
+    }
     let made = |kind: &FeatureKind| matches!(kind, FeatureKind::Time { .. } | FeatureKind::Words { .. });
     match about.features.iter().find(|feature| made(&feature.kind)) {
         Some(feature) => plan_err!(
@@ -87,15 +92,16 @@ fn check_columns(about: &About, target: &str) -> Result<()> {
 
 fn onnx(about: &About, files: &[(String, Bytes)]) -> Result<(String, Bytes)> {
     let model = Model::from_files(files).map_err(outside)?;
-    let classes = about.label.classes.as_ref().map(|classes| json!(classes).to_string());
+    let classes = about.classes().map(|classes| json!(classes).to_string());
     let metadata: Vec<(&str, &str)> = classes.iter().map(|c| (CLASSES, c.as_str())).collect();
     let graph = firesteel_onnx::export_with(&model, &metadata).map_err(outside)?;
     Ok(("model.onnx".to_owned(), graph.into()))
 }
 
 /// What `NeuralClassificationModel.save` or `NeuralRegressionModel.save` would have written.
-fn of_spark(about: &About, files: Vec<(String, Bytes)>) -> Vec<(String, Bytes)> {
-    let (estimator, class) = match about.label.classes {
+fn of_spark(about: &About, files: Vec<(String, Bytes)>) -> Result<Vec<(String, Bytes)>> {
+    let handle_invalid = Model::from_files(&files).map_err(outside)?.preprocessing().handle_invalid;
+    let (estimator, class) = match about.classes() {
         Some(_) => ("NeuralClassifier", "firesteel.ml.NeuralClassificationModel"),
         None => ("NeuralRegressor", "firesteel.ml.NeuralRegressionModel"),
     };
@@ -107,7 +113,7 @@ fn of_spark(about: &About, files: Vec<(String, Bytes)>) -> Vec<(String, Bytes)> 
         "timestamp": now,
         "sparkVersion": SPARK_VERSION,
         "uid": format!("{estimator}_{}", &uid[uid.len() - 12..]),
-        "paramMap": {"featuresCols": columns, "labelCol": about.label.column, "handleInvalid": "keep"},
+        "paramMap": {"featuresCols": columns, "labelCol": about.label()?.column, "handleInvalid": handle_invalid},
         "defaultParamMap": {},
     });
     let mut all = vec![
@@ -115,5 +121,5 @@ fn of_spark(about: &About, files: Vec<(String, Bytes)>) -> Vec<(String, Bytes)> 
         ("metadata/_SUCCESS".to_owned(), Bytes::new()),
     ];
     all.extend(files.into_iter().map(|(name, bytes)| (format!("{}/{name}", import::OF_SPARK), bytes)));
-    all
+    Ok(all)
 }

@@ -57,7 +57,8 @@ pub(crate) struct Fit {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Fitted {
-    pub(crate) model: Arc<Model>,
+    /// None where nothing is learned.
+    pub(crate) model: Option<Arc<Model>>,
     pub(crate) about: About,
     /// What the training was told.
     pub(crate) recipe: Recipe,
@@ -79,6 +80,9 @@ impl Fit {
     /// # Errors
     /// Of the rows, naming the column; `Diverged`; `Cancelled`.
     pub(crate) fn run(mut self) -> Result<Fitted> {
+        if self.spec.label.is_none() {
+            return self.only_transforms();
+        }
         let mut notices = self.settle()?;
         let roles = Roles::new(&self.spec, &self.spool, &self.seen, &self.handle)?;
         notices.extend(roles.notice.clone());
@@ -110,18 +114,25 @@ impl Fit {
             metrics.insert("trials".into(), json(&trials)?);
         }
         metrics.insert("notices".into(), json(&notices)?);
+        let model = Some(model);
         Ok(Fitted { model, about: self.about, recipe, metrics: Value::Object(metrics) })
+    }
+
+    /// A model of nothing but what `TRANSFORM` knows of the rows.
+    fn only_transforms(self) -> Result<Fitted> {
+        let metrics = serde_json::json!({"rows": self.seen.rows});
+        Ok(Fitted { model: None, about: self.about, recipe: self.spec.recipe.clone(), metrics })
     }
 
     /// Fills in what only the rows tell: vocabularies and classes.
     fn settle(&mut self) -> Result<Vec<String>> {
         let (rows, unlabelled) = (self.seen.rows, self.seen.unlabelled);
-        let label = &self.about.label;
         if rows == 0 {
             return exec_err!("the training query returned 0 rows");
         }
         if unlabelled == rows {
-            return exec_err!("label column '{}' is NULL in all {rows} rows: nothing to learn", label.column);
+            let column = &self.about.label()?.column;
+            return exec_err!("label column '{column}' is NULL in all {rows} rows: nothing to learn");
         }
         match &self.warm {
             Some(model) => {
@@ -135,13 +146,12 @@ impl Fit {
             }
             None => self.seen.settle(&mut self.about.features),
         }
-        let label = &mut self.about.label;
         let mut notices = Vec::new();
         if unlabelled > 0 {
             let percent = 100.0 * unlabelled as f64 / rows as f64;
             notices.push(format!("{percent:.1} % of rows dropped: NULL label (n={unlabelled})"));
         }
-        if self.spec.classifier {
+        if let (true, Some(label)) = (self.spec.classifier, &mut self.about.label) {
             let classes = self.seen.classes();
             if let [(class, _)] = classes.as_slice() {
                 return exec_err!(
@@ -161,7 +171,8 @@ impl Fit {
     fn classes(&self) -> Vec<(String, u64)> {
         let seen = self.seen.classes();
         let rows = |class: &String| seen.iter().find(|(c, _)| c == class).map_or(0, |(_, n)| *n);
-        self.about.label.classes.iter().flatten().map(|class| (class.clone(), rows(class))).collect()
+        let classes = self.about.classes().unwrap_or_default().iter();
+        classes.map(|class| (class.clone(), rows(class))).collect()
     }
 
     fn config(
@@ -172,7 +183,7 @@ impl Fit {
     ) -> firesteel_error::Result<TrainConfig> {
         let columns = self.about.features.iter().flat_map(|f| f.kind.columns(&f.column));
         let features: Vec<Value> = columns.map(|column| json!({"column": column})).collect();
-        let mut data = json!({"features": features, "label": self.about.label.column});
+        let mut data = json!({"features": features, "label": self.spec.label});
         if roles.any(Role::Evaluate) {
             data["validation"] = HELD_OUT.into();
         }
@@ -193,7 +204,7 @@ impl Fit {
             "data": data,
             "checkpoints": false,
         });
-        if let Some(classes) = &self.about.label.classes {
+        if let Some(classes) = self.about.classes() {
             config["classes"] = classes.len().into();
         }
         TrainConfig::from_json(&config.to_string())
@@ -294,7 +305,7 @@ impl Fit {
         weights: &Weights,
     ) -> firesteel_error::Result<Shard> {
         let mut builder = ShardBuilder::new(config, rank)?;
-        let encoder = Encoder::new(&self.about.features, &self.about.label);
+        let encoder = Encoder::new(&self.about);
         let mut error = None;
         let read = self.spool.read(rows, &self.handle, |first, batch| {
             if self.cancel.is_cancelled() {
@@ -323,7 +334,7 @@ impl Fit {
             return Ok(None);
         }
         let predictor = Predictor::new(model.clone(), 1);
-        let encoder = Encoder::new(&self.about.features, &self.about.label);
+        let encoder = Encoder::new(&self.about);
         let mut scores = Scores::default();
         self.spool.read(0..self.spool.rows(), &self.handle, |first, batch| {
             let keep: BooleanArray =

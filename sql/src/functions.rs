@@ -1,7 +1,7 @@
 //! The scalar functions: one value a row, in any query of any DataFusion host.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, RecordBatchOptions, StructArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
@@ -11,11 +11,11 @@ use datafusion::logical_expr::{
 };
 
 use crate::about::About;
-use crate::encode::Feature;
 use crate::loaded::{LoadedModel, scored};
 use crate::models::Models;
 use crate::name::ModelName;
 use crate::parse::ModelRef;
+use crate::store::VersionEntry;
 
 /// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,25 +29,35 @@ enum Answer {
 }
 
 /// `nn_predict_value('m', …)`, `nn_prob('m', 'class', …)` or `nn_predict('m', …)`.
-#[derive(Debug)]
-struct NnFunction {
+#[derive(Clone, Debug)]
+pub(crate) struct NnFunction {
     answer: Answer,
     models: Arc<Models>,
     signature: Signature,
+    /// In a query that is about to run: its version, whatever becomes of the name.
+    pinned: Option<Pinned>,
+}
+
+/// The version of a model that a query uses from its start to its end.
+#[derive(Clone, Debug)]
+struct Pinned {
+    entry: Arc<VersionEntry>,
+    /// Filled before the query runs where our planner plans it, else by the first batch.
+    model: Arc<OnceLock<Arc<LoadedModel>>>,
 }
 
 /// The functions of a session's models.
 pub(crate) fn scalar(models: &Arc<Models>) -> Vec<ScalarUDF> {
     let function = |answer| {
         let signature = Signature::variadic_any(Volatility::Stable);
-        ScalarUDF::new_from_impl(NnFunction { answer, models: models.clone(), signature })
+        ScalarUDF::new_from_impl(NnFunction { answer, models: models.clone(), signature, pinned: None })
     };
     [Answer::Value, Answer::Probability, Answer::Both].map(function).into()
 }
 
-/// Whether a function's first argument names a model.
-pub(crate) fn names_model(function: &str) -> bool {
-    [Answer::Value, Answer::Probability, Answer::Both].iter().any(|a| a.name() == function)
+/// The function, if it is one of ours.
+pub(crate) fn of_models(function: &ScalarUDF) -> Option<&NnFunction> {
+    function.inner().downcast_ref::<NnFunction>()
 }
 
 impl Answer {
@@ -67,7 +77,8 @@ impl Answer {
 
 impl PartialEq for NnFunction {
     fn eq(&self, other: &Self) -> bool {
-        self.answer == other.answer && Arc::ptr_eq(&self.models, &other.models)
+        let path = |f: &NnFunction| f.pinned.as_ref().map(|pinned| pinned.entry.path.clone());
+        self.answer == other.answer && Arc::ptr_eq(&self.models, &other.models) && path(self) == path(other)
     }
 }
 
@@ -81,6 +92,31 @@ impl Hash for NnFunction {
 }
 
 impl NnFunction {
+    /// The function with the version that it is to use from now on; none when it has one, or names no model.
+    ///
+    /// # Errors
+    /// `Plan` when there is no such model.
+    pub(crate) fn pin(&self, first: &ScalarValue) -> Result<Option<(ScalarUDF, ScalarValue)>> {
+        let Some(Some(text)) = first.try_as_str().filter(|_| self.pinned.is_none()) else { return Ok(None) };
+        let (name, asked) = ModelRef::decode(text)?;
+        let entry = self.models.snapshot().resolve(&name, asked)?.clone();
+        let shown = ScalarValue::from(ModelRef::encode(&name, Some(entry.version)));
+        let pinned = Some(Pinned { entry, model: Arc::default() });
+        Ok(Some((ScalarUDF::new_from_impl(NnFunction { pinned, ..self.clone() }), shown)))
+    }
+
+    /// Reads the model, so that no batch has to wait for it.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub(crate) async fn prepare(&self) -> Result<()> {
+        if let Some(Pinned { entry, model }) = self.pinned.as_ref().filter(|p| p.model.get().is_none()) {
+            // Whoever was first has put the same there.
+            _ = model.set(self.models.load(entry).await?);
+        }
+        Ok(())
+    }
+
     fn model(&self, constant: Option<&ScalarValue>) -> Result<(ModelName, Option<u64>)> {
         match constant.and_then(ScalarValue::try_as_str) {
             Some(Some(text)) => ModelRef::decode(text),
@@ -97,7 +133,8 @@ impl NnFunction {
         {
             return self.checked(about, model, Schema::new(fields.clone()));
         }
-        let wanted = roots(&about.features);
+        let none = Schema::empty();
+        let wanted = about.reads(&none);
         if found.len() != wanted.len() {
             return plan_err!(
                 "{}('{model}', …) expects {} features ({}), got {}",
@@ -114,7 +151,7 @@ impl NnFunction {
 
     fn checked(&self, about: &About, model: &ModelName, schema: Schema) -> Result<Arc<Schema>> {
         let shown = format!("{}('{model}', …)", self.name());
-        about.features.iter().try_for_each(|f| f.check(&shown, &schema))?;
+        about.check(&shown, &schema)?;
         Ok(Arc::new(schema))
     }
 
@@ -130,7 +167,7 @@ impl NnFunction {
             }
             Answer::Both => {
                 let mut arrays = vec![model.values(&predictions, None)?];
-                if model.about().label.classes.is_some() {
+                if model.about().classes().is_some() {
                     arrays.push(model.probabilities(&predictions, None)?);
                 }
                 Ok(Arc::new(StructArray::try_new(both_fields(model.about())?, arrays, None)?))
@@ -139,26 +176,11 @@ impl NnFunction {
     }
 }
 
-/// The columns that features are in, each once.
-fn roots(features: &[Feature]) -> Vec<&str> {
-    let mut roots: Vec<&str> = Vec::new();
-    for feature in features {
-        let root = feature.column.split('.').next().unwrap_or(&feature.column);
-        if !roots.contains(&root) {
-            roots.push(root);
-        }
-    }
-    roots
-}
-
 fn class_index(about: &About, class: Option<&str>) -> Result<usize> {
-    let classes = about.label.classes.iter().flatten();
-    let found = class.and_then(|class| classes.clone().position(|c| c == class));
-    match found {
+    let Some(classes) = about.classes() else { return plan_err!("nn_prob: {about} has no classes") };
+    match class.and_then(|class| classes.iter().position(|c| c == class)) {
         Some(index) => Ok(index),
-        None if about.label.classes.is_none() => plan_err!("nn_prob: {about} has no classes"),
         None => {
-            let classes: Vec<&str> = classes.map(String::as_str).collect();
             plan_err!(
                 "nn_prob: there is no class '{}'; there are {}",
                 class.unwrap_or("NULL"),
@@ -191,8 +213,10 @@ impl ScalarUDFImpl for NnFunction {
             return plan_err!("{} expects a model's name and features", self.name());
         }
         let (model, version) = self.model(args.scalar_arguments[0])?;
-        let snapshot = self.models.snapshot();
-        let about = Models::about(snapshot.resolve(&model, version)?)?;
+        let about = match &self.pinned {
+            Some(pinned) => Models::about(&pinned.entry)?,
+            None => Models::about(self.models.snapshot().resolve(&model, version)?)?,
+        };
         self.schema(&about, &model, &args.arg_fields[constants..])?;
         let data_type = match self.answer {
             Answer::Value => about.predicted_fields()?[0].data_type().clone(),
@@ -213,10 +237,8 @@ impl ScalarUDFImpl for NnFunction {
             _ => None,
         };
         let (model, version) = self.model(constant(0))?;
-        let snapshot = self.models.snapshot();
-        let entry = snapshot.resolve(&model, version)?;
-        let about = Models::about(entry)?;
-        let schema = self.schema(&about, &model, &args.arg_fields[constants..])?;
+        let loaded = self.load(&model, version)?;
+        let schema = self.schema(loaded.about(), &model, &args.arg_fields[constants..])?;
         let arrays = args.args[constants..].iter().map(|a| a.to_array(args.number_rows));
         let mut arrays = arrays.collect::<Result<Vec<_>>>()?;
         if arrays.len() != schema.fields().len()
@@ -226,26 +248,40 @@ impl ScalarUDFImpl for NnFunction {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(args.number_rows));
         let batch = RecordBatch::try_new_with_options(schema, arrays, &options)?;
-        let loaded = self.load(model, entry.version)?;
         let class = constant(1).map(ToString::to_string);
         Ok(ColumnarValue::Array(self.answer(&loaded, class.as_deref(), &batch)?))
     }
 }
 
 impl NnFunction {
-    /// A function cannot wait for the store itself: the first call for a model waits for a thread that does.
-    fn load(&self, model: ModelName, version: u64) -> Result<Arc<LoadedModel>> {
-        if let Some(loaded) = self.models.loaded(&model, version) {
-            return Ok(loaded);
+    /// The model; a function cannot wait for the store itself, so where nothing prepared it a thread does. It shares no
+    /// reading with tasks of the runtime, which may stand still as long as this thread waits.
+    fn load(&self, model: &ModelName, version: Option<u64>) -> Result<Arc<LoadedModel>> {
+        if let Some(loaded) = self.pinned.as_ref().and_then(|pinned| pinned.model.get()) {
+            return Ok(loaded.clone());
         }
-        let models = self.models.clone();
-        let load = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(DataFusionError::IoError)?;
-            runtime.block_on(models.load(&model, version))
+        let entry = match &self.pinned {
+            Some(pinned) => pinned.entry.clone(),
+            None => self.models.snapshot().resolve(model, version)?.clone(),
         };
-        match std::thread::spawn(load).join() {
-            Ok(loaded) => loaded,
+        let loaded = match self.models.loaded(&entry) {
+            Some(loaded) => loaded,
+            None => self.read(entry)?,
+        };
+        match &self.pinned {
+            Some(pinned) => Ok(pinned.model.get_or_init(|| loaded).clone()),
+            None => Ok(loaded),
+        }
+    }
+
+    fn read(&self, entry: Arc<VersionEntry>) -> Result<Arc<LoadedModel>> {
+        let models = self.models.clone();
+        let read = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(DataFusionError::IoError)?.block_on(models.read(&entry))
+        };
+        match std::thread::spawn(read).join() {
+            Ok(loaded) => Ok(Arc::new(loaded?)),
             Err(_) => exec_err!("loading a model failed"),
         }
     }

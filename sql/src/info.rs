@@ -52,7 +52,7 @@ pub(crate) fn training(entry: &VersionEntry) -> Result<LogicalPlan> {
 pub(crate) fn evaluation(entry: &VersionEntry, about: &About) -> Result<LogicalPlan> {
     let batch = match read::<Measures>(entry, "evaluation")? {
         Some(measures) => measures.batch()?,
-        None => no_measures(about.label.classes.is_some()),
+        None => no_measures(about.classes().is_some()),
     };
     rows("evaluate", batch)
 }

@@ -26,6 +26,7 @@
 //! | [`store`] | versions of models on an object store |
 //! | [`models`], [`loaded`] | the models of a session, and those in memory |
 //! | [`about`], [`encode`] | what a model reads and predicts; columns of a query to those of the loop |
+//! | [`transform`] | `TRANSFORM (…)` |
 //! | [`create`] | `CREATE MODEL` as a plan |
 //! | [`spool`], `fit`, `weights`, `profile` | its rows, its training, what rows count, what is known of its features |
 //! | `trials`, `draw` | the trainings of a search; numbers that look random |
@@ -63,6 +64,7 @@ pub mod spec;
 pub mod spool;
 pub mod store;
 pub mod tables;
+pub mod transform;
 mod trials;
 mod weights;
 

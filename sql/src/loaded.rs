@@ -9,21 +9,31 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Result, ScalarValue};
+use firesteel_train::metrics::largest;
 use firesteel_train::{Model, Predictions, Predictor};
 
 use crate::about::{About, probability};
 use crate::encode::Encoder;
 use crate::error::outside;
 use crate::evaluate::decide;
+use crate::transform::{Transform, Transformer};
 
 /// A model that is ready to score rows.
 #[derive(Debug)]
 pub struct LoadedModel {
     about: Arc<About>,
+    transform: Option<Transformers>,
     encoder: Encoder,
     predictor: Predictor,
     /// The classes, in the label's type.
     classes: Option<ArrayRef>,
+}
+
+/// What makes the columns of `TRANSFORM`.
+#[derive(Debug)]
+struct Transformers {
+    features: Transformer,
+    label: Option<Transformer>,
 }
 
 impl LoadedModel {
@@ -32,12 +42,18 @@ impl LoadedModel {
     /// # Errors
     /// `Plan` when a class is no value of the label's type.
     pub fn new(model: Model, about: Arc<About>) -> Result<LoadedModel> {
-        let classes = match &about.label.classes {
-            Some(_) => Some(ScalarValue::iter_to_array(about.label.class_values()?)?),
+        let classes = match about.label.as_ref().filter(|label| label.classes.is_some()) {
+            Some(label) => Some(ScalarValue::iter_to_array(label.class_values()?)?),
             None => None,
         };
-        let encoder = Encoder::new(&about.features, &about.label);
-        Ok(LoadedModel { encoder, predictor: Predictor::new(Arc::new(model), 1), classes, about })
+        let transformers = |transform: &Transform| -> Result<Transformers> {
+            let label = transform.label.as_ref().map(Transformer::new).transpose()?;
+            Ok(Transformers { features: Transformer::new(&transform.features)?, label })
+        };
+        let transform = about.transform.as_ref().map(transformers).transpose()?;
+        let encoder = Encoder::new(&about);
+        let predictor = Predictor::new(Arc::new(model), 1);
+        Ok(LoadedModel { transform, encoder, predictor, classes, about })
     }
 
     /// What it is.
@@ -55,8 +71,23 @@ impl LoadedModel {
         4 * self.model().weights().len() + 4096
     }
 
-    pub(crate) fn encoder(&self) -> &Encoder {
-        &self.encoder
+    /// The features of a query's batch, as the training loop reads them.
+    fn features(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        match &self.transform {
+            Some(transform) => self.encoder.features(&transform.features.apply(batch)?),
+            None => self.encoder.features(batch),
+        }
+    }
+
+    /// The label of each row of a query's batch: the index of its class, or a number; NULL where there is none.
+    ///
+    /// # Errors
+    /// `Execution` naming a class that the model does not know.
+    pub(crate) fn labels(&self, batch: &RecordBatch) -> Result<Float64Array> {
+        match self.transform.as_ref().and_then(|transform| transform.label.as_ref()) {
+            Some(label) => self.encoder.labels(&label.apply(batch)?),
+            None => self.encoder.labels(batch),
+        }
     }
 
     /// What the network says of the rows of a query's batch.
@@ -64,7 +95,7 @@ impl LoadedModel {
     /// # Errors
     /// Naming the column, the row and what was found there.
     pub fn predict(&self, batch: &RecordBatch) -> Result<Predictions> {
-        self.predictor.predict(&self.encoder.features(batch)?).map_err(outside)
+        self.predictor.predict(&self.features(batch)?).map_err(outside)
     }
 
     /// The column of predictions; of two classes the second where it reaches the threshold.
@@ -76,12 +107,15 @@ impl LoadedModel {
             let numbers = predictions.values.iter().map(|v| f64::from(*v)).collect();
             return Ok(Arc::new(Float64Array::new(numbers, scored(predictions))));
         };
-        let chosen =
-            predictions.values.chunks_exact(predictions.outputs.max(1)).map(|logits| match threshold {
-                None => firesteel_train::metrics::largest(logits) as u32,
-                Some(_) => decide(&softmax(logits), threshold) as u32,
-            });
-        let chosen = UInt32Array::new(chosen.collect(), scored(predictions));
+        let outputs = predictions.outputs.max(1);
+        let chosen: Vec<u32> = match threshold {
+            None => predictions.values.chunks_exact(outputs).map(|row| largest(row) as u32).collect(),
+            Some(_) => {
+                let shares = predictions.probabilities();
+                shares.chunks_exact(outputs).map(|row| decide(row, threshold) as u32).collect()
+            }
+        };
+        let chosen = UInt32Array::new(chosen.into(), scored(predictions));
         Ok(take(classes, &chosen, None)?)
     }
 
@@ -99,8 +133,7 @@ impl LoadedModel {
         let (mut places, mut values) =
             (Vec::with_capacity(rows * kept), Float64Builder::with_capacity(rows * kept));
         let mut order: Vec<u32> = Vec::with_capacity(outputs);
-        for logits in predictions.values.chunks_exact(outputs) {
-            let shares = softmax(logits);
+        for shares in predictions.probabilities().chunks_exact(outputs) {
             order.clear();
             order.extend(0..outputs as u32);
             order.sort_by(|a, b| shares[*b as usize].total_cmp(&shares[*a as usize]).then(a.cmp(b)));
@@ -124,13 +157,4 @@ impl LoadedModel {
 /// Which rows have a prediction; a model that skips unusable rows has none for them.
 pub(crate) fn scored(predictions: &Predictions) -> Option<NullBuffer> {
     predictions.skipped.as_ref().map(|skipped| skipped.iter().map(|s| *s == 0).collect())
-}
-
-/// In f64's precision only at the end: the same numbers as [`Predictions::probabilities`].
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut shares: Vec<f32> = logits.iter().map(|l| (l - most).exp()).collect();
-    let sum: f32 = shares.iter().sum();
-    shares.iter_mut().for_each(|s| *s /= sum);
-    shares
 }

@@ -21,10 +21,10 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, stream};
 
 use crate::about::About;
-use crate::encode::find_type;
 use crate::evaluate::{Scores, confusion_schema, measures_schema, no_measures, roc_schema};
 use crate::models::Models;
 use crate::name::ModelName;
+use crate::store::VersionEntry;
 
 /// Points of a ROC curve at most.
 const POINTS: usize = 1000;
@@ -54,10 +54,11 @@ impl Measure {
     /// # Errors
     /// `Plan` when the model cannot be measured so.
     pub(crate) fn schema(self, about: &About) -> Result<SchemaRef> {
-        let classes = about.label.classes.as_ref().map(Vec::len);
+        let label = about.label()?;
+        let classes = label.classes.as_ref().map(Vec::len);
         match (self, classes) {
             (Measure::Evaluate, _) => Ok(measures_schema(classes.is_some())),
-            (Measure::Confusion, Some(_)) => confusion_schema(&about.label),
+            (Measure::Confusion, Some(_)) => confusion_schema(label),
             (Measure::Roc, Some(2)) => Ok(roc_schema()),
             (Measure::Confusion, None) => plan_err!("ML.CONFUSION_MATRIX is for classifiers"),
             (Measure::Roc, _) => plan_err!("ML.ROC_CURVE is for models of two classes"),
@@ -65,13 +66,13 @@ impl Measure {
     }
 
     fn batch(self, scores: &Scores, about: &About, threshold: Option<f64>) -> Result<RecordBatch> {
-        let classifier = about.label.classes.is_some();
+        let classifier = about.classes().is_some();
         match self {
             Measure::Evaluate => match scores.measures(classifier, threshold) {
                 Some(measures) => measures.batch(),
                 None => Ok(no_measures(classifier)),
             },
-            Measure::Confusion => scores.confusion(&about.label, threshold),
+            Measure::Confusion => scores.confusion(about.label()?, threshold),
             Measure::Roc => scores.roc(POINTS),
         }
     }
@@ -103,13 +104,9 @@ impl MlMeasure {
         threshold: Option<f64>,
     ) -> Result<MlMeasure> {
         let (arrow, shown) = (input.schema().as_arrow(), format!("{}({model})", measure.function()));
-        for feature in &about.features {
-            feature.check(&shown, arrow)?;
-        }
-        if find_type(arrow, &about.label.column).is_none() {
-            return plan_err!("{shown}: missing the label column '{}'", about.label.column);
-        }
-        if threshold.is_some() && about.label.classes.as_ref().is_none_or(|c| c.len() != 2) {
+        about.check(&shown, arrow)?;
+        about.check_label(&shown, arrow)?;
+        if threshold.is_some() && !about.is_binary() {
             return plan_err!("threshold is for models of two classes; {model} is no such model");
         }
         let schema = Arc::new(DFSchema::try_from(measure.schema(&about)?.as_ref().clone())?);
@@ -188,8 +185,8 @@ impl UserDefinedLogicalNodeCore for MlMeasure {
 
     fn necessary_children_exprs(&self, _: &[usize]) -> Option<Vec<Vec<usize>>> {
         let schema = self.input.schema().as_arrow();
-        let mut needed: HashSet<&str> = self.about.features.iter().map(|f| f.root(schema)).collect();
-        needed.insert(&self.about.label.column);
+        let needed: HashSet<&str> =
+            self.about.reads(schema).into_iter().chain(self.about.reads_label()).collect();
         let is_needed = |i: &usize| needed.contains(schema.field(*i).name().as_str());
         Some(vec![(0..schema.fields().len()).filter(is_needed).collect()])
     }
@@ -199,7 +196,7 @@ impl UserDefinedLogicalNodeCore for MlMeasure {
 #[derive(Debug, Clone)]
 pub struct MeasureExec {
     node: MlMeasure,
-    version: u64,
+    entry: Arc<VersionEntry>,
     input: Arc<dyn ExecutionPlan>,
     models: Arc<Models>,
     properties: Arc<PlanProperties>,
@@ -214,23 +211,25 @@ impl MeasureExec {
         let Some(version) = node.version else {
             return internal_err!("the version of model {} was not settled before planning", node.model);
         };
+        // From here on the version is there, whatever becomes of its name.
+        let entry = models.snapshot().resolve(&node.model, Some(version))?.clone();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(node.measure.schema(&node.about)?),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Ok(MeasureExec { node: node.clone(), version, input, models, properties: Arc::new(properties) })
+        Ok(MeasureExec { node: node.clone(), entry, input, models, properties: Arc::new(properties) })
     }
 
     async fn measure(self, mut rows: SendableRecordBatchStream) -> Result<RecordBatch> {
-        let MlMeasure { measure, model, about, threshold, .. } = self.node;
-        let loaded = self.models.load(&model, self.version).await?;
+        let MlMeasure { measure, about, threshold, .. } = self.node;
+        let loaded = self.models.load(&self.entry).await?;
         let mut scores = Scores::default();
         while let Some(batch) = rows.next().await {
             let batch = batch?;
-            let labels = loaded.encoder().labels(&batch)?;
-            scores.push(&loaded.predict(&batch)?, &labels, about.label.classes.is_some());
+            let labels = loaded.labels(&batch)?;
+            scores.push(&loaded.predict(&batch)?, &labels, about.classes().is_some());
         }
         measure.batch(&scores, &about, threshold)
     }
@@ -238,7 +237,13 @@ impl MeasureExec {
 
 impl DisplayAs for MeasureExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "MeasureExec: {} model={}@{}", self.node.measure.function(), self.node.model, self.version)
+        write!(
+            f,
+            "MeasureExec: {} model={}@{}",
+            self.node.measure.function(),
+            self.entry.model,
+            self.entry.version
+        )
     }
 }
 

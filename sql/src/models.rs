@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
-use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err, plan_err};
 use firesteel_train::Model;
 use serde_json::{Value, json};
 
@@ -12,7 +12,6 @@ use crate::error::outside;
 use crate::fit::Fitted;
 use crate::import::Imported;
 use crate::loaded::LoadedModel;
-use crate::name::ModelName;
 use crate::options::AlterOptions;
 use crate::parse::CreateModel;
 use crate::spec::TrainSpec;
@@ -71,29 +70,29 @@ impl Models {
     }
 
     /// A version that is in memory.
-    pub(crate) fn loaded(&self, model: &ModelName, version: u64) -> Option<Arc<LoadedModel>> {
-        let snapshot = self.snapshot();
-        let entry = snapshot.resolve(model, Some(version)).ok()?;
+    pub(crate) fn loaded(&self, entry: &VersionEntry) -> Option<Arc<LoadedModel>> {
         self.cache.get(&entry.path)
     }
 
-    /// A version, from memory or the store.
-    pub(crate) async fn load(&self, model: &ModelName, version: u64) -> Result<Arc<LoadedModel>> {
-        let snapshot = self.snapshot();
-        let entry = snapshot.resolve(model, Some(version))?;
-        let about = Arc::new(Models::about(entry)?);
+    /// A version, from memory or the store; of several who ask, one reads.
+    pub(crate) async fn load(&self, entry: &VersionEntry) -> Result<Arc<LoadedModel>> {
         let load = || async {
-            let files = self.store.read(entry).await?;
-            let read = move || {
-                let loaded = LoadedModel::new(Model::from_files(&files).map_err(outside)?, about)?;
-                let bytes = loaded.bytes();
-                Ok((loaded, bytes))
-            };
-            tokio::task::spawn_blocking(read)
-                .await
-                .map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?
+            let loaded = self.read(entry).await?;
+            let bytes = loaded.bytes();
+            Ok((loaded, bytes))
         };
         self.cache.get_or_load(&entry.path, load).await
+    }
+
+    /// A version from the store.
+    pub(crate) async fn read(&self, entry: &VersionEntry) -> Result<LoadedModel> {
+        let about = Arc::new(Models::about(entry)?);
+        if entry.files.is_empty() {
+            return plan_err!("model '{}' is {}: it has no network", entry.model, about.model_type);
+        }
+        let files = self.store.read(entry).await?;
+        let read = move || LoadedModel::new(Model::from_files(&files).map_err(outside)?, about);
+        tokio::task::spawn_blocking(read).await.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?
     }
 
     /// Makes what a training gave the newest version of its model.
@@ -103,7 +102,10 @@ impl Models {
         for notice in metrics["notices"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             self.notice(notice.to_owned());
         }
-        let files = model.files().map_err(outside)?;
+        let files = match model {
+            Some(model) => model.files().map_err(outside)?,
+            None => Vec::new(),
+        };
         let files = files.into_iter().map(|(name, bytes)| (name, Bytes::from(bytes))).collect();
         let commit = CommitInfo {
             sql: spec.sql.clone(),

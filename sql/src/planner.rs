@@ -6,21 +6,20 @@ use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, Result, ScalarValue, plan_err};
+use datafusion::common::{Column, Result, plan_err};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNode};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, ScalarUDF, UserDefinedLogicalNode};
 use datafusion::optimizer::{AnalyzerRule, ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use crate::about::About;
 use crate::create::{CreateModel, TrainExec};
-use crate::functions::names_model;
+use crate::functions::of_models;
 use crate::measure::{MeasureExec, MlMeasure};
 use crate::models::Models;
-use crate::parse::ModelRef;
 use crate::predict::{MlPredict, PredictExec};
 
 /// Gives every node the version that its model has when the query starts, so that no query mixes two.
@@ -47,7 +46,7 @@ impl PinVersions {
         let pinned: Arc<dyn UserDefinedLogicalNode> = if let Some(node) = any.downcast_ref::<MlPredict>() {
             let (version, about) = self.version(&node.model, node.asked, &node.about)?;
             let shown = format!("ML.PREDICT({})", node.model);
-            about.features.iter().try_for_each(|f| f.check(&shown, node.input.schema().as_arrow()))?;
+            about.check(&shown, node.input.schema().as_arrow())?;
             Arc::new(MlPredict { version: Some(version), about, ..node.clone() })
         } else if let Some(node) = any.downcast_ref::<MlMeasure>() {
             let (version, about) = self.version(&node.model, node.asked, &node.about)?;
@@ -69,17 +68,12 @@ impl PinVersions {
 
     fn pin_function(&self, mut expr: Expr) -> Result<Transformed<Expr>> {
         let Expr::ScalarFunction(call) = &mut expr else { return Ok(Transformed::no(expr)) };
-        let Some(Expr::Literal(model, _)) = call.args.first_mut() else { return Ok(Transformed::no(expr)) };
-        let (true, Some(Some(text))) = (names_model(call.func.name()), model.try_as_str()) else {
+        let (Some(function), Some(Expr::Literal(model, _))) = (of_models(&call.func), call.args.first_mut())
+        else {
             return Ok(Transformed::no(expr));
         };
-        let (name, asked) = ModelRef::decode(text)?;
-        if asked.is_some() {
-            return Ok(Transformed::no(expr));
-        }
-        let snapshot = self.models.snapshot();
-        let version = snapshot.resolve(&name, None)?.version;
-        *model = ScalarValue::from(ModelRef::encode(&name, Some(version)));
+        let Some((pinned, shown)) = function.pin(model)? else { return Ok(Transformed::no(expr)) };
+        (call.func, *model) = (Arc::new(pinned), shown);
         Ok(Transformed::yes(expr))
     }
 
@@ -153,7 +147,7 @@ fn below(plan: LogicalPlan, read: &mut Vec<Column>) -> Result<Transformed<Logica
             };
             let name = predict.about.probabilities();
             if !predict.settings.probabilities
-                || predict.about.label.classes.is_none()
+                || predict.about.classes().is_none()
                 || read.iter().any(|c| c.name == name)
             {
                 return Ok(Transformed::no(plan));
@@ -168,7 +162,14 @@ fn below(plan: LogicalPlan, read: &mut Vec<Column>) -> Result<Transformed<Logica
 /// Plans our nodes; a host with extensions of its own adds it to its planner.
 #[derive(Debug)]
 pub struct MlExtensionPlanner {
-    pub(crate) models: Arc<Models>,
+    models: Arc<Models>,
+}
+
+impl MlExtensionPlanner {
+    /// For the models of a session.
+    pub fn new(models: &Arc<Models>) -> MlExtensionPlanner {
+        MlExtensionPlanner { models: models.clone() }
+    }
 }
 
 #[async_trait]
@@ -211,12 +212,40 @@ impl QueryPlanner for MlQueryPlanner {
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        prepare(plan).await?;
         let extension: Arc<dyn ExtensionPlanner + Send + Sync> =
-            Arc::new(MlExtensionPlanner { models: self.models.clone() });
+            Arc::new(MlExtensionPlanner::new(&self.models));
         DefaultPhysicalPlanner::with_extension_planners(vec![extension])
             .create_physical_plan(plan, session)
             .await
     }
+}
+
+/// Reads the models that functions of a plan name, so that no batch has to wait for one. A host with a planner of its own
+/// calls it before planning; without it the first batch waits.
+///
+/// # Errors
+/// Of the store.
+pub async fn prepare(plan: &LogicalPlan) -> Result<()> {
+    let mut functions: Vec<Arc<ScalarUDF>> = Vec::new();
+    plan.apply_with_subqueries(|plan| {
+        plan.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::ScalarFunction(call) = expr
+                    && of_models(&call.func).is_some()
+                {
+                    functions.push(call.func.clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    for function in functions {
+        if let Some(function) = of_models(&function) {
+            function.prepare().await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a plan makes models, which `SQLOptions` that forbid DDL forbid too.

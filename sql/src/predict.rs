@@ -28,6 +28,7 @@ use crate::about::About;
 use crate::loaded::LoadedModel;
 use crate::models::Models;
 use crate::name::ModelName;
+use crate::store::VersionEntry;
 
 /// What `ML.PREDICT` is asked for besides model and rows.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -76,10 +77,8 @@ impl MlPredict {
     ) -> Result<MlPredict> {
         let arrow = input.schema().as_arrow();
         let shown = asked.map_or_else(|| model.to_string(), |v| format!("{model}@{v}"));
-        for feature in &about.features {
-            feature.check(&format!("ML.PREDICT({shown})"), arrow)?;
-        }
-        if settings.threshold.is_some() && about.label.classes.as_ref().is_none_or(|c| c.len() != 2) {
+        about.check(&format!("ML.PREDICT({shown})"), arrow)?;
+        if settings.threshold.is_some() && !about.is_binary() {
             return plan_err!("threshold is for models of two classes; {shown} is no such model");
         }
         for name in [about.predicted(), about.probabilities()] {
@@ -107,8 +106,8 @@ impl MlPredict {
     /// Which columns of the input are read to predict.
     fn read(&self) -> Vec<usize> {
         let schema = self.input.schema().as_arrow();
-        let roots: HashSet<&str> = self.about.features.iter().map(|f| f.root(schema)).collect();
-        (0..schema.fields().len()).filter(|i| roots.contains(schema.field(*i).name().as_str())).collect()
+        let read: HashSet<&str> = self.about.reads(schema).into_iter().collect();
+        (0..schema.fields().len()).filter(|i| read.contains(schema.field(*i).name().as_str())).collect()
     }
 
     fn originals(&self) -> usize {
@@ -208,8 +207,7 @@ impl UserDefinedLogicalNodeCore for MlPredict {
 #[derive(Debug, Clone)]
 pub struct PredictExec {
     input: Arc<dyn ExecutionPlan>,
-    model: ModelName,
-    version: u64,
+    entry: Arc<VersionEntry>,
     settings: PredictSettings,
     models: Arc<Models>,
     properties: Arc<PlanProperties>,
@@ -225,12 +223,13 @@ impl PredictExec {
         let Some(version) = node.version else {
             return internal_err!("the version of model {} was not settled before planning", node.model);
         };
+        // From here on the version is there, whatever becomes of its name.
+        let entry = models.snapshot().resolve(&node.model, Some(version))?.clone();
         let schema = node.schema.as_arrow();
         let properties = properties(schema, &input);
         Ok(PredictExec {
             input,
-            model: node.model.clone(),
-            version,
+            entry,
             settings: node.settings,
             models,
             properties,
@@ -253,7 +252,7 @@ impl DisplayAs for PredictExec {
         write!(
             f,
             "PredictExec: model={}@{}, probabilities={}",
-            self.model, self.version, self.settings.probabilities
+            self.entry.model, self.entry.version, self.settings.probabilities
         )
     }
 }
@@ -307,9 +306,8 @@ impl ExecutionPlan for PredictExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
-        let models = self.models.clone();
-        let (model, version) = (self.model.clone(), self.version);
-        let loading = async move { models.load(&model, version).await };
+        let (models, entry) = (self.models.clone(), self.entry.clone());
+        let loading = async move { models.load(&entry).await };
         Ok(Box::pin(Predicted {
             input,
             loading: Some(Box::pin(loading)),

@@ -6,7 +6,7 @@ use datafusion::common::{DFSchema, Result, ScalarValue, plan_datafusion_err, pla
 use datafusion::logical_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
 };
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::{
     self, FunctionArg, FunctionArgExpr, ObjectName, ObjectNamePart, TableFactor, TableFunctionArgs, Value,
 };
@@ -23,8 +23,18 @@ use crate::predict::{MlPredict, PredictSettings};
 const SCHEMA: &str = "ml";
 
 /// What a relation reads.
-const FUNCTIONS: [&str; 7] =
-    ["predict", "evaluate", "confusion_matrix", "roc_curve", "training_info", "feature_info", "trial_info"];
+const FUNCTIONS: [&str; 8] = [
+    "predict",
+    "evaluate",
+    "confusion_matrix",
+    "roc_curve",
+    "training_info",
+    "feature_info",
+    "trial_info",
+    "transform",
+];
+
+const NO_ROWS: &str = "expected TABLE name or (query) behind the model";
 
 /// Knows the relations of a session's models.
 #[derive(Debug)]
@@ -134,6 +144,11 @@ impl Call {
         Ok(Some(Arc::new(context.plan(derived)?)))
     }
 
+    /// As [`Call::input`], where there must be some.
+    fn rows(&self, context: &mut dyn RelationPlannerContext) -> Result<Arc<LogicalPlan>> {
+        self.input(context)?.ok_or_else(|| plan_datafusion_err!("{}: {NO_ROWS}", self.shown()))
+    }
+
     /// The settings, each a constant, checked by `take`.
     fn settings(
         &self,
@@ -162,6 +177,7 @@ impl MlRelations {
         let about = Arc::new(Models::about(entry)?);
         let measure = match call.function.as_str() {
             "predict" => return self.predict(call, about, context),
+            "transform" => return transform(&call, &about, context),
             "training_info" => {
                 call.settings(context, &[], &mut |_, _| Ok(()))?;
                 return info::training(entry);
@@ -189,7 +205,7 @@ impl MlRelations {
                 Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
             }
             None if measure == Measure::Evaluate => info::evaluation(entry, &about),
-            None => plan_err!("{}: expected TABLE name or (query) behind the model", call.shown()),
+            None => plan_err!("{}: {NO_ROWS}", call.shown()),
         }
     }
 
@@ -208,12 +224,22 @@ impl MlRelations {
             }
             Ok(())
         })?;
-        let input = call.input(context)?.ok_or_else(|| {
-            plan_datafusion_err!("ML.PREDICT: expected TABLE name or (query) behind the model")
-        })?;
+        let input = call.rows(context)?;
         let node = MlPredict::new(input, call.model, call.version, about, settings)?;
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
     }
+}
+
+/// `ML.TRANSFORM`: the columns that the model reads, made of those of the query.
+fn transform(call: &Call, about: &About, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    call.settings(context, &[], &mut |_, _| Ok(()))?;
+    let Some(transform) = &about.transform else {
+        return plan_err!("{}: model '{}' was made without TRANSFORM", call.shown(), call.model);
+    };
+    let input = call.rows(context)?;
+    transform.features.check(&format!("{}({})", call.shown(), call.model), input.schema().as_arrow())?;
+    let exprs = transform.features.over(input.schema())?;
+    LogicalPlanBuilder::from(Arc::unwrap_or_clone(input)).project(exprs)?.build()
 }
 
 fn fraction(name: &str, value: &ScalarValue) -> Result<f64> {

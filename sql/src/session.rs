@@ -28,6 +28,7 @@ use crate::relation::MlRelations;
 use crate::spec::TrainSpec;
 use crate::store::ModelStore;
 use crate::tables::MlSchema;
+use crate::transform::Draft;
 
 /// Firesteel on a session.
 #[derive(Clone)]
@@ -237,9 +238,6 @@ impl Firesteel {
 
     /// The plan of a training, and the session state that it is to be planned with.
     async fn training(&self, create: &Create, commit: bool) -> Result<(SessionState, LogicalPlan)> {
-        if create.transform.is_some() {
-            return plan_err!("TRANSFORM is not there yet; put the expressions into the query");
-        }
         let Source::Query { query, .. } = &create.source else {
             return plan_err!("CREATE MODEL .. FROM 'uri' trains nothing, so there is no plan to show");
         };
@@ -251,13 +249,20 @@ impl Firesteel {
             state.config_mut().options_mut().execution.target_partitions = workers;
         }
         let rows = self.query(&state, query.clone()).await?;
+        let draft = match &create.transform {
+            Some(items) => Some(Draft::new(items, rows.schema().as_arrow(), spec.label.as_deref())?),
+            None if spec.label.is_none() => {
+                return plan_err!("model_type '{}' needs TRANSFORM (..)", spec.model_type);
+            }
+            None => None,
+        };
         let run = match self.models.snapshot().model(&create.name) {
             Some(model) => {
                 model.versions.values().map(|v| info::training_run(v)).max().map_or(0, |last| last + 1)
             }
             None => 0,
         };
-        let node = CreateModel::new(rows, spec.clone(), run, commit, self.warm(&spec)?)?;
+        let node = CreateModel::new(rows, spec.clone(), run, commit, self.warm(&spec)?, draft)?;
         Ok((state, LogicalPlan::Extension(Extension { node: Arc::new(node) })))
     }
 
@@ -269,7 +274,7 @@ impl Firesteel {
         let snapshot = self.models.snapshot();
         let entry =
             snapshot.resolve(&spec.name, None).map_err(|e| e.context("warm_start goes on from the model"))?;
-        Ok(Some(Warm { version: entry.version, about: Arc::new(Models::about(entry)?) }))
+        Ok(Some(Warm { entry: entry.clone(), about: Arc::new(Models::about(entry)?) }))
     }
 
     /// A training query, without an order that would put all rows into one partition.
@@ -371,18 +376,27 @@ impl Firesteel {
         let about = Models::about(entry)?;
         let (mut columns, mut roles, mut types, mut encodings) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for input in about.transform.iter().flat_map(|transform| &transform.features.inputs) {
+            columns.push(input.column.clone());
+            roles.push("input".to_owned());
+            types.push(input.data_type.clone());
+            encodings.push(String::new());
+        }
         for feature in &about.features {
             columns.push(feature.column.clone());
             roles.push("feature".to_owned());
             types.push(feature.data_type.clone());
             encodings.push(feature.kind.text().to_owned());
         }
-        columns.push(about.label.column.clone());
-        roles.push("label".into());
-        types.push(about.label.data_type.clone());
-        encodings
-            .push(about.label.classes.as_ref().map_or("number".into(), |c| format!("{} classes", c.len())));
-        for field in about.predicted_fields()? {
+        if let Some(label) = &about.label {
+            columns.push(label.column.clone());
+            roles.push("label".into());
+            types.push(label.data_type.clone());
+            let classes = |classes: &Vec<String>| format!("{} classes", classes.len());
+            encodings.push(label.classes.as_ref().map_or("number".into(), classes));
+        }
+        let outputs = about.label.is_some().then(|| about.predicted_fields()).transpose()?;
+        for field in outputs.into_iter().flatten() {
             columns.push(field.name().clone());
             roles.push("output".into());
             types.push(field.data_type().to_string());

@@ -1,6 +1,6 @@
 //! What a `CREATE MODEL` asks for, checked and in the terms of the training loop.
 
-use datafusion::common::{Result, plan_datafusion_err, plan_err};
+use datafusion::common::{Result, plan_err};
 use firesteel_train::Task;
 
 use crate::name::ModelName;
@@ -20,8 +20,8 @@ pub struct TrainSpec {
     pub model_type: String,
     /// Whether it predicts classes.
     pub classifier: bool,
-    /// The column that is learned.
-    pub label: String,
+    /// The column that is learned, if one is.
+    pub label: Option<String>,
     /// Columns that are learned from; all others when absent.
     pub features: Option<Vec<String>>,
     /// Columns that are not learned from.
@@ -60,10 +60,9 @@ impl TrainSpec {
     pub fn new(create: &CreateModel, options: ModelOptions) -> Result<TrainSpec> {
         check_met(&options)?;
         let model_type = options.model_type.name();
-        let missing = || plan_datafusion_err!("model_type '{model_type}' learns nothing");
-        let task = options.model_type.task().ok_or_else(missing)?;
+        let task = options.model_type.task();
         let seed = options.seed.unwrap_or(DEFAULT_SEED);
-        let classifier = task == Task::Classification;
+        let classifier = task == Some(Task::Classification);
         let search = options.search.as_ref();
         let trials = search.map(|s| Trials::new(&create.options, s, classifier, seed as u64)).transpose()?;
         let split = Split::from(&options.split);
@@ -76,7 +75,7 @@ impl TrainSpec {
             sql: create.sql.clone(),
             model_type: model_type.to_owned(),
             classifier,
-            label: options.label().ok_or_else(missing)?.to_owned(),
+            label: options.label().map(str::to_owned),
             features: options.feature_cols.clone(),
             left_out,
             recipe: Recipe::new(&options)?,
@@ -99,6 +98,17 @@ impl TrainSpec {
     }
 }
 
+impl TrainSpec {
+    /// The columns of the query that training reads besides features and label.
+    pub(crate) fn along(&self) -> Vec<String> {
+        let split = match &self.split {
+            Split::Custom { column } | Split::Sequential { column, .. } => Some(column),
+            Split::Auto | Split::None | Split::Random { .. } => None,
+        };
+        split.into_iter().chain(&self.weight).cloned().collect()
+    }
+}
+
 /// An option that is read and checked, and not carried out.
 pub(crate) struct Unmet {
     pub(crate) option: &'static str,
@@ -109,12 +119,6 @@ pub(crate) struct Unmet {
 }
 
 pub(crate) const UNMET: &[Unmet] = &[
-    Unmet {
-        option: "model_type",
-        values: "transform_only",
-        instead: "put the expressions into a view",
-        asked: |options| options.model_type.task().is_none(),
-    },
     Unmet {
         option: "warm_start",
         values: "true, with a search",

@@ -1,5 +1,6 @@
 //! The rows of a training query: run once, kept in memory and, where that is refused, on disk.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,6 +13,8 @@ use datafusion::physical_plan::SpillManager;
 use datafusion::physical_plan::metrics::SpillMetrics;
 use futures::StreamExt;
 use tokio::runtime::Handle;
+
+use crate::transform::Training;
 
 /// Where rows may be kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd)]
@@ -93,14 +96,27 @@ fn refused(e: DataFusionError) -> DataFusionError {
     e.context("the rows of a training with cache='memory' do not fit; use cache='memory_then_disk' or raise datafusion.runtime.memory_limit")
 }
 
-/// All rows of a training query, in the order of its partitions.
+/// All rows of a training query, in the order of its partitions. A clone has the same.
+#[derive(Clone)]
 pub(crate) struct Spool {
-    parts: Vec<(Part, SpillManager)>,
+    parts: Arc<Vec<(Part, SpillManager)>>,
+    through: Option<Arc<Training>>,
+}
+
+impl fmt::Debug for Spool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spool").field("rows", &self.rows()).finish_non_exhaustive()
+    }
 }
 
 impl Spool {
     pub(crate) fn new(parts: Vec<(Part, SpillManager)>) -> Spool {
-        Spool { parts }
+        Spool { parts: Arc::new(parts), through: None }
+    }
+
+    /// The same rows, each with the columns that are made of it.
+    pub(crate) fn through(&self, training: Arc<Training>) -> Spool {
+        Spool { parts: self.parts.clone(), through: Some(training) }
     }
 
     /// All rows.
@@ -118,8 +134,12 @@ impl Spool {
         handle: &Handle,
         mut take: impl FnMut(u64, RecordBatch) -> Result<()>,
     ) -> Result<()> {
+        let mut take = |first, batch: RecordBatch| match &self.through {
+            None => take(first, batch),
+            Some(training) => take(first, training.apply(&batch)?),
+        };
         let mut first = 0;
-        for (part, manager) in &self.parts {
+        for (part, manager) in self.parts.iter() {
             let end = first + part.rows;
             if first < rows.end && rows.start < end {
                 let mut cut = Cut { rows: rows.clone(), at: first, take: &mut take };

@@ -12,7 +12,7 @@ use crate::parse::ModelOption;
 /// What one training is told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
-    /// The network, as JSON.
+    /// The network, as JSON; null where nothing is learned.
     pub network: Value,
     /// The hyper-parameters of the loop; without a batch size, which then depends on the rows.
     pub params: Map<String, Value>,
@@ -21,15 +21,14 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Of options that train a network.
+    /// Of options.
     ///
     /// # Errors
-    /// `Plan` when they train none.
+    /// `Plan` when the network is no JSON.
     pub fn new(options: &ModelOptions) -> Result<Recipe> {
-        let missing = || plan_datafusion_err!("model_type '{}' learns nothing", options.model_type.name());
-        let network = options.network.as_ref().ok_or_else(missing)?;
         Ok(Recipe {
-            network: serde_json::to_value(network).map_err(|e| plan_datafusion_err!("the network: {e}"))?,
+            network: serde_json::to_value(&options.network)
+                .map_err(|e| plan_datafusion_err!("the network: {e}"))?,
             params: options.params.clone(),
             patience: options.stop.map(|stop| stop.patience),
         })

@@ -123,6 +123,13 @@ def test_spark_opens_what_sql_exported(flights, folder):
     assert np.array_equal(of_spark(model.transform(flights), "prediction"), expected)
 
 
+def test_spark_treats_unusable_rows_as_sql_does(folder, flights):
+    for on_null, handle_invalid in (("impute", "keep"), ("skip", "skip"), ("error", "error")):
+        create = made_in_sql(folder, on_null, "minutes", "dnn_regressor").replace(")", f", on_null = '{on_null}')", 1)
+        sql(folder, create, f"EXPORT MODEL {on_null} OPTIONS (uri = 'out_{on_null}', format = 'spark')")
+        assert NeuralRegressionModel.load(str(folder / f"out_{on_null}")).getHandleInvalid() == handle_invalid
+
+
 def test_onnxruntime_runs_what_sql_exported(flights, folder):
     create = made_in_sql(folder, "graph", "late", "dnn_classifier").replace("late FROM", "late = 1 AS late FROM")
     export = "EXPORT MODEL graph OPTIONS (uri = 'onnx', format = 'onnx')"

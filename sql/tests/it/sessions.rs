@@ -145,3 +145,26 @@ async fn rows_beyond_the_memory_go_to_disk() {
         "{models}"
     );
 }
+
+/// On one thread, where whoever blocks it keeps everybody else from reading the model.
+#[tokio::test]
+async fn a_query_keeps_the_version_that_it_started_with() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let maker = session(store.path()).await;
+    run(&maker, &create("CREATE MODEL m", 3, 1)).await.unwrap();
+    for sql in [
+        "SELECT predicted_species AS p FROM ML.PREDICT(MODEL m, TABLE iris)",
+        "SELECT nn_predict_value('m', sepal_length, sepal_width, petal_length, petal_width) AS p FROM iris",
+        "SELECT a.predicted_species AS p FROM ML.PREDICT(MODEL m, TABLE iris) a
+         WHERE nn_prob('m', 'setosa', a.sepal_length, a.sepal_width, a.petal_length, a.petal_width) >= 0",
+    ] {
+        // Another session has nothing of the model in memory.
+        let reader = session(store.path()).await;
+        let plan = reader.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        run(&reader, "DROP MODEL m").await.unwrap();
+        run(&maker, &create("CREATE OR REPLACE MODEL m", 3, 2)).await.unwrap();
+        let rows = datafusion::physical_plan::collect(plan, reader.context().task_ctx()).await.unwrap();
+        assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 150, "{sql}");
+    }
+}
