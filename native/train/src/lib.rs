@@ -47,5 +47,5 @@ pub use event::{EpochRecord, Event};
 pub use identity::checkpoint_key;
 pub use model::{Model, ModelInfo};
 pub use params::Params;
-pub use predict::{Predictions, Predictor};
+pub use predict::{Predictions, Predictor, ReconstructionLoss};
 pub use trainer::{Session, Trainer};

@@ -1,6 +1,7 @@
 //! Training from outside.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod autoencoder;
 mod faults;
 mod files;
 mod input;
