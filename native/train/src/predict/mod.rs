@@ -1,14 +1,16 @@
 //! Scoring rows with a model.
 
+mod embed;
 mod encoded;
 mod reconstruct;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::RecordBatch;
 use firesteel_engine::{Inference, InferenceConfig, Mode};
-use firesteel_error::Result;
+use firesteel_error::{Error, Result};
 
+pub use self::embed::Embeddings;
 use self::encoded::{Encoded, places};
 pub use self::reconstruct::ReconstructionLoss;
 use crate::config::{Feature, Task};
@@ -25,8 +27,9 @@ pub struct Predictor {
     model: Arc<Model>,
     features: Vec<Feature>,
     threads: usize,
-    /// Plans that no call uses now: at most as many as calls ran at once. All read the weights of `model`.
-    idle: Mutex<Vec<Inference>>,
+    /// Plans that no call uses now and the layer that each ends at: of a layer at most as many as calls ran at once. All
+    /// read the weights of `model`.
+    idle: Mutex<Vec<(usize, Inference)>>,
 }
 
 /// What a model says of the rows of a batch.
@@ -88,7 +91,7 @@ impl Predictor {
     /// `InvalidData` naming the column, the row and what was found there.
     pub fn predict_handling(&self, batch: &RecordBatch, invalid: HandleInvalid) -> Result<Predictions> {
         let encoded = self.encode(batch, invalid)?;
-        let values = self.in_units(self.forward(&encoded)?);
+        let values = self.in_units(self.forward(&encoded, self.model.graph.nodes().len() - 1)?);
         let outputs = self.model.info().outputs;
         let values = encoded.put_back(values, outputs);
         Ok(Predictions { outputs, values, skipped: encoded.skipped() })
@@ -106,22 +109,36 @@ impl Predictor {
         Ok(Encoded { rows, tensors, places: places(early, late.keep) })
     }
 
-    /// The network's outputs, `(encoded rows, outputs)`.
-    fn forward(&self, encoded: &Encoded) -> Result<Vec<f32>> {
-        let mut values = vec![0.0; encoded.rows * self.model.graph.output_len()];
-        let mut plan = self.borrow()?;
+    /// The values of a layer, `(encoded rows, width)`.
+    fn forward(&self, encoded: &Encoded, layer: usize) -> Result<Vec<f32>> {
+        let mut plan = self.borrow(layer)?;
+        let mut values = vec![0.0; encoded.rows * plan.graph().output_len()];
         let inputs: Vec<_> = encoded.tensors.iter().map(Tensor::view).collect();
         plan.forward(&self.model.weights, &self.model.buffers, encoded.rows, &inputs, &mut values)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(plan);
+        self.idle().push((layer, plan));
         Ok(values)
     }
 
-    fn borrow(&self) -> Result<Inference> {
-        if let Some(plan) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(plan);
+    fn idle(&self) -> MutexGuard<'_, Vec<(usize, Inference)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A plan of the network that ends at a layer.
+    fn borrow(&self, layer: usize) -> Result<Inference> {
+        let mut idle = self.idle();
+        if let Some(at) = idle.iter().rposition(|(ends, _)| *ends == layer) {
+            return Ok(idle.swap_remove(at).1);
         }
-        let config = InferenceConfig { rows: ROWS, threads: self.threads, mode: Mode::Auto };
-        Inference::new(self.model.graph.clone(), config)
+        drop(idle);
+        let whole = &self.model.graph;
+        let graph = match layer + 1 == whole.nodes().len() {
+            true => whole.clone(),
+            false => {
+                let cut = whole.up_to(layer);
+                Arc::new(cut.ok_or_else(|| Error::internal(format!("the network has no layer {layer}")))?)
+            }
+        };
+        Inference::new(graph, InferenceConfig { rows: ROWS, threads: self.threads, mode: Mode::Auto })
     }
 
     /// From the network's outputs to what a caller reads.

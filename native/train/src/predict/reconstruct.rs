@@ -47,8 +47,9 @@ impl Predictor {
             )));
         }
         let encoded = self.encode(batch, invalid)?;
-        let found = self.forward(&encoded)?;
-        let width = self.model.graph.output_len();
+        let graph = &self.model.graph;
+        let (last, width) = (graph.nodes().len() - 1, graph.output_len());
+        let found = self.forward(&encoded, last)?;
         let places = self.model.preprocessing.places();
         let (mut values, mut columns) = (Vec::new(), Vec::new());
         let mut squares = vec![0.0f64; width];
