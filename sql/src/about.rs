@@ -44,7 +44,7 @@ impl About {
         let ModelInfo { task, outputs, .. } = model.info();
         let kind = |encoding: &Encoding| match encoding {
             Encoding::Number { .. } => (FeatureKind::Number, DataType::Float64),
-            Encoding::Category { .. } => (FeatureKind::Text, DataType::Utf8),
+            Encoding::Category { .. } | Encoding::OneHot { .. } => (FeatureKind::Text, DataType::Utf8),
             Encoding::Vector { shape, .. } => {
                 let item = Field::new_list_field(DataType::Float32, true);
                 (FeatureKind::Vector { width: Some(shape.iter().product()) }, DataType::List(item.into()))

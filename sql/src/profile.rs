@@ -130,7 +130,7 @@ impl Profile {
             _ => {}
         }
         match preprocessing.columns.iter().find(|c| c.column() == feature.column) {
-            Some(Encoding::Category { values, .. }) => {
+            Some(Encoding::Category { values, .. } | Encoding::OneHot { values, .. }) => {
                 info.category_count = Some((values.len() + usize::from(self.nulls > 0)) as i64);
             }
             Some(vector @ Encoding::Vector { .. }) => info.dimension = Some(vector.width() as i64),

@@ -124,6 +124,16 @@ impl Graph {
         build(spec)
     }
 
+    /// The network up to a layer, whose output is its own: for inference with the weights of the whole, as inputs and flat
+    /// vectors stay what they are. Layers before it that it does not need are computed all the same. None when there
+    /// is no such layer.
+    pub fn up_to(&self, node: usize) -> Option<Graph> {
+        let mut graph = self.clone();
+        graph.nodes.truncate(node.checked_add(1)?);
+        graph.spec.layers.truncate(graph.nodes.len());
+        (graph.nodes.len() == node + 1).then_some(graph)
+    }
+
     /// The spec it was made from.
     pub fn spec(&self) -> &Spec {
         &self.spec
@@ -352,5 +362,16 @@ mod tests {
         assert_eq!(e, "layer 'l1' reads 'nowhere', which is no input and no earlier layer");
         spec.layers[1].inputs = vec!["x".into()];
         assert_eq!(Graph::new(&spec).unwrap_err().to_string(), "no layer reads layer 'l0'");
+    }
+
+    #[test]
+    fn a_network_up_to_a_layer_keeps_the_layout() {
+        let ops =
+            vec![Op::Linear { outputs: 3, bias: true }, Op::Relu, Op::Linear { outputs: 2, bias: true }];
+        let whole = Graph::new(&sequence(dense(&[5]), ops)).unwrap();
+        let cut = whole.up_to(1).unwrap();
+        assert_eq!((cut.output_shape(), cut.spec().layers.len()), (&[3][..], 2));
+        assert_eq!((cut.len(), cut.dense_len(), cut.parameters().len()), (whole.len(), whole.dense_len(), 4));
+        assert!(whole.up_to(3).is_none() && whole.up_to(usize::MAX).is_none());
     }
 }

@@ -34,6 +34,18 @@ pub enum Network {
         #[serde(default)]
         dropout: f32,
     },
+    /// Hidden linear layers with an activation behind each, narrow in the middle, then the head: it learns to give back
+    /// what it reads (Hinton & Salakhutdinov 2006). All inputs are dense.
+    Autoencoder {
+        /// Widths of the hidden layers, at least one; the narrowest decides what is kept.
+        hidden: Vec<usize>,
+        /// Behind each hidden layer.
+        #[serde(default)]
+        activation: Activation,
+        /// Dropout rate behind each activation.
+        #[serde(default)]
+        dropout: f32,
+    },
     /// Layers one behind the other; the head, a linear layer to the number of outputs, is added.
     Sequential {
         /// The operations, first to last.
@@ -105,6 +117,13 @@ impl Network {
                 chain.mlp(hidden, Activation::Relu, *dropout);
                 Ok(chain.finish(outputs))
             }
+            Network::Autoencoder { hidden, activation, dropout } => {
+                check_autoencoder(&inputs, hidden)?;
+                let mut chain = Chain::new(inputs);
+                chain.join(0);
+                chain.mlp(hidden, *activation, *dropout);
+                Ok(chain.finish(outputs))
+            }
             Network::Lenet5 => lenet5(inputs, outputs),
             Network::Sequential { layers } => {
                 let mut chain = Chain::new(inputs);
@@ -127,6 +146,19 @@ fn describe(inputs: &[Input]) -> String {
     };
     let all: Vec<String> = inputs.iter().map(one).collect();
     format!("[{}]", all.join(", "))
+}
+
+fn check_autoencoder(inputs: &[Input], hidden: &[usize]) -> Result<()> {
+    if hidden.is_empty() {
+        return Err(Error::argument("the autoencoder has no hidden layers, expected at least one"));
+    }
+    match inputs.iter().find(|i| i.kind.is_index()) {
+        None => Ok(()),
+        Some(input) => Err(Error::argument(format!(
+            "an autoencoder reads dense inputs, '{}' holds indices, which it cannot give back",
+            input.name
+        ))),
+    }
 }
 
 fn lenet5(inputs: Vec<Input>, outputs: usize) -> Result<Spec> {
@@ -288,6 +320,20 @@ mod tests {
         let widths: Vec<usize> = graph.tables().iter().map(|t| t.dims).collect();
         assert_eq!(widths, [50, 9]);
         assert_eq!(graph.output_shape(), [2]);
+    }
+
+    #[test]
+    fn an_autoencoder_gives_as_many_values_as_it_reads() {
+        let json = r#"{"autoencoder": {"hidden": [5, 2, 5], "activation": "tanh"}}"#;
+        let image = Input { name: "image".into(), kind: InputKind::Dense { shape: vec![1, 2, 2] } };
+        let autoencoder = Network::from_json(json).unwrap();
+        let graph = Graph::new(&autoencoder.build(vec![dense(&[3]), image], 7).unwrap()).unwrap();
+        assert_eq!((graph.output_shape(), graph.weight_count()), (&[7][..], 40 + 12 + 15 + 42));
+        let e = autoencoder.build(vec![index("carrier", 3)], 3).unwrap_err().to_string();
+        assert!(e.contains("dense inputs, 'carrier' holds indices"), "{e}");
+        let none = Network::from_json(r#"{"autoencoder": {"hidden": []}}"#).unwrap();
+        let e = none.build(vec![dense(&[3])], 3).unwrap_err().to_string();
+        assert_eq!(e, "the autoencoder has no hidden layers, expected at least one");
     }
 
     #[test]

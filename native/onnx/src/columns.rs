@@ -11,7 +11,9 @@ use crate::proto::Element;
 pub(crate) fn null_text(preprocessing: &Preprocessing) -> String {
     let known = |text: &str| {
         preprocessing.columns.iter().any(|column| match column {
-            Encoding::Category { values, .. } => values.iter().any(|v| v == text),
+            Encoding::Category { values, .. } | Encoding::OneHot { values, .. } => {
+                values.iter().any(|v| v == text)
+            }
             _ => false,
         })
     };
@@ -46,12 +48,14 @@ fn declare(builder: &mut Builder, column: &Encoding, invalid: HandleInvalid, nul
         )));
     }
     let missing = if invalid == HandleInvalid::Keep { "NaN is missing" } else { "finite" };
-    let (element, about) = match column {
-        Encoding::Number { .. } => (Element::Float, format!("number, {missing}")),
-        Encoding::Category { .. } => (Element::String, format!("string, \"{null}\" is NULL")),
-        Encoding::Vector { .. } => (Element::Float, format!("vector, {missing}")),
+    let (element, width, about) = match column {
+        Encoding::Number { .. } => (Element::Float, 1, format!("number, {missing}")),
+        Encoding::Category { .. } | Encoding::OneHot { .. } => {
+            (Element::String, 1, format!("string, \"{null}\" is NULL"))
+        }
+        Encoding::Vector { .. } => (Element::Float, column.width(), format!("vector, {missing}")),
     };
-    builder.input(name, element, column.width(), &about);
+    builder.input(name, element, width, &about);
     Ok(())
 }
 
@@ -72,6 +76,10 @@ impl Columns<'_> {
                     standards.push(Standard::of(column, scaling, self.keep)?);
                 }
                 Encoding::Category { column, values } => others.push(self.index(column, values)),
+                Encoding::OneHot { column: name, values } => {
+                    let index = self.index(name, values);
+                    others.push(self.one_hot(name, &index, column.width()));
+                }
                 Encoding::Vector { column, shape, scaling } => {
                     let standard = Standard::of(column, scaling, self.keep)?;
                     others.push(self.vector(column, shape, &standard));
@@ -98,6 +106,14 @@ impl Columns<'_> {
         let indices = self.builder.node(encoder, &[column], &format!("{column}.indices"));
         let axes = self.builder.constant(&format!("{column}.axes"), &[1], &[1i64]);
         self.builder.node(Operator::new("Squeeze"), &[&indices, &axes], &format!("{column}.index"))
+    }
+
+    /// `(N)` indices to `(N, width)`.
+    fn one_hot(&mut self, column: &str, index: &str, width: usize) -> String {
+        let depth = self.builder.constant(&format!("{column}.width"), &[], &[int(width)]);
+        let off_on = self.builder.constant(&format!("{column}.off_on"), &[2], &[0.0f32, 1.0]);
+        let operator = Operator::new("OneHot").int("axis", -1);
+        self.builder.node(operator, &[index, &depth, &off_on], &format!("{column}.one_hot"))
     }
 
     /// `(N, width)` to `(N, shape…)`.

@@ -113,7 +113,8 @@ impl Layers<'_> {
     }
 }
 
-fn flatten() -> Operator {
+/// Any shape to `(N, values)`.
+pub(crate) fn flatten() -> Operator {
     Operator::new("Flatten").int("axis", 1)
 }
 

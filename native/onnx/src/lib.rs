@@ -2,8 +2,9 @@
 //!
 //! The preprocessing is part of the file. Each feature column is an input of its name: numbers `(N, 1)` and vectors
 //! `(N, width)` of f32, strings `(N, 1)`. A classification gives `probabilities`, `(N, classes)` f32, and `prediction`,
-//! `(N)` i64, the class's index; a regression gives `prediction`, `(N)` f32, in the label's unit. Any number of rows
-//! goes through at once.
+//! `(N)` i64, the class's index; a regression gives `prediction`, `(N)` f32, in the label's unit; a reconstruction gives
+//! `reconstruction`, `(N, width)` f32, the encoded features as the network gives them back, and `reconstruction_loss`,
+//! `(N)` f32, the mean squared error between the two. Any number of rows goes through at once.
 //!
 //! ONNX has no NULL. For a string the text of the metadata's `firesteel.null` stands for it: the empty one, or another
 //! where a column has that among its values. So an empty string that is no column's is read as NULL, where a
@@ -17,7 +18,7 @@
 //! | --- | --- |
 //! | `columns` | inputs and their encoding |
 //! | `layers` | the network |
-//! | `outputs` | probabilities and predictions |
+//! | `outputs` | probabilities, predictions, reconstructions |
 //! | `build` | nodes, constants and names of a graph |
 //! | `proto` | the messages of `onnx.proto` |
 #![forbid(unsafe_code)]
@@ -63,15 +64,16 @@ pub fn export(model: &Model) -> Result<Vec<u8>> {
 /// As [`export`]; `InvalidArgument` naming a key that is there twice.
 pub fn export_with(model: &Model, metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
     let preprocessing = model.preprocessing();
-    let strings = preprocessing.columns.iter().any(|c| matches!(c, Encoding::Category { .. }));
+    let text = |c: &Encoding| matches!(c, Encoding::Category { .. } | Encoding::OneHot { .. });
+    let strings = preprocessing.columns.iter().any(text);
     // Before anything is copied.
     check_size(size_of_val(model.weights()))?;
     let mut builder = Builder::default();
     outputs::claim(&mut builder, model.info().task);
     let null = columns::null_text(preprocessing);
     let inputs = columns::add(&mut builder, preprocessing, &null)?;
-    let values = layers::add(&mut builder, model.graph(), model.weights(), model.buffers(), inputs);
-    outputs::add(&mut builder, model, &values);
+    let values = layers::add(&mut builder, model.graph(), model.weights(), model.buffers(), inputs.clone());
+    outputs::add(&mut builder, model, &inputs, &values);
     let of_strings = strings.then_some((NULL_KEY, null.as_str()));
     let set = |domain: &str, version| OperatorSet { domain: domain.into(), version: Some(version) };
     let file = File {

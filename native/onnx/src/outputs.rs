@@ -1,26 +1,35 @@
 //! Outputs: what a caller reads, from what the network gives.
 
+use firesteel_model::InputKind;
 use firesteel_train::{Model, Task};
 
 use crate::build::{Builder, Operator, cast};
+use crate::layers::flatten;
 use crate::proto::Element;
 
 const PROBABILITIES: &str = "probabilities";
 const PREDICTION: &str = "prediction";
+const RECONSTRUCTION: &str = "reconstruction";
+const LOSS: &str = "reconstruction_loss";
 
 /// Keeps the names of a task's outputs from being given to something else.
 pub(crate) fn claim(builder: &mut Builder, task: Task) {
-    builder.claim(PREDICTION);
-    if task == Task::Classification {
-        builder.claim(PROBABILITIES);
+    let names = match task {
+        Task::Classification => [PREDICTION, PROBABILITIES].as_slice(),
+        Task::Regression => &[PREDICTION],
+        Task::Reconstruction => &[RECONSTRUCTION, LOSS],
+    };
+    for name in names {
+        builder.claim(name);
     }
 }
 
-/// Adds the outputs of a model whose network gives `values`, `(N, outputs)`.
-pub(crate) fn add(builder: &mut Builder, model: &Model, values: &str) {
+/// Adds the outputs of a model whose network reads `inputs` and gives `values`, `(N, outputs)`.
+pub(crate) fn add(builder: &mut Builder, model: &Model, inputs: &[String], values: &str) {
     match model.info().task {
         Task::Classification => classes(builder, model, values),
         Task::Regression => number(builder, model, values),
+        Task::Reconstruction => features(builder, model, inputs, values),
     }
 }
 
@@ -51,4 +60,25 @@ fn number(builder: &mut Builder, model: &Model, values: &str) {
     let scaled = builder.node(Operator::new("Mul"), &[&wide, &deviation], "label.scaled");
     let shifted = builder.node(Operator::new("Add"), &[&scaled, &mean], "label.shifted");
     builder.output(cast(Element::Float), &[&shifted], PREDICTION, Element::Float, None);
+}
+
+/// The features as they come back, and how far they are from `inputs`, the encoded columns.
+fn features(builder: &mut Builder, model: &Model, inputs: &[String], values: &str) {
+    let width = Some(model.info().outputs);
+    builder.output(Operator::new("Identity"), &[values], RECONSTRUCTION, Element::Float, width);
+    let mut flat = Vec::with_capacity(inputs.len());
+    for (input, value) in model.graph().spec().inputs.iter().zip(inputs) {
+        flat.push(match &input.kind {
+            InputKind::Dense { shape } if shape.len() > 1 => {
+                builder.node(flatten(), &[value], &format!("{}.flat", input.name))
+            }
+            _ => value.clone(),
+        });
+    }
+    let flat: Vec<&str> = flat.iter().map(String::as_str).collect();
+    let given = builder.node(Operator::new("Concat").int("axis", 1), &flat, "features");
+    let apart = builder.node(Operator::new("Sub"), &[RECONSTRUCTION, &given], "features.apart");
+    let squares = builder.node(Operator::new("Mul"), &[&apart, &apart], "features.squares");
+    let mean = Operator::new("ReduceMean").ints("axes", [1]).int("keepdims", 0);
+    builder.output(mean, &[&squares], LOSS, Element::Float, None);
 }

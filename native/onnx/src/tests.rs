@@ -26,8 +26,9 @@ fn model(task: &str, network: Value, columns: &Value, invalid: &str, outputs: us
         (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
     });
     let weights = safetensors::serialize(tensors.collect::<Vec<_>>(), None).unwrap();
-    let label = json!({"column": "y", "mean": 3.0, "deviation": 2.0});
-    let classes = if task == "regression" { 0 } else { outputs.max(2) };
+    let label =
+        json!({"column": if task == "reconstruction" { "" } else { "y" }, "mean": 3.0, "deviation": 2.0});
+    let classes = if task == "classification" { outputs.max(2) } else { 0 };
     let about = json!({"format": 1, "firesteel": "0", "task": task, "classes": classes, "label": label,
         "config": {}, "files": []});
     let files = [
@@ -156,6 +157,38 @@ fn dropout_leaves_no_trace_and_attributes_are_those_of_the_layer() {
     assert_eq!((ints(conv, "pads"), ints(conv, "strides")), (vec![1, 0, 1, 0], vec![1, 2]));
     assert_eq!((ints(pool, "kernel_shape"), ints(pool, "strides")), (vec![2, 1], vec![2, 1]));
     assert_eq!(pool.input, conv.output);
+}
+
+#[test]
+fn a_reconstruction_gives_its_features_and_their_loss() {
+    let scaling = json!({"mean": [0.0], "deviation": [1.0], "standardize": false});
+    let columns = json!([{"one_hot": {"column": "c", "values": ["a", "b"]}},
+        {"vector": {"column": "x", "shape": [1, 2, 2], "scaling": scaling}}, number("n")]);
+    let network = json!({"autoencoder": {"hidden": [2]}});
+    let model = model("reconstruction", network, &columns, "error", 9);
+    let file = read(&model);
+    check_order(&file);
+    let graph = file.graph.as_ref().unwrap();
+    let inputs: Vec<_> = graph.input.iter().map(|v| (v.name.as_str(), width(v))).collect();
+    assert_eq!(inputs, [("c", Some(1)), ("x", Some(4)), ("n", Some(1))]);
+    let outputs: Vec<_> = graph.output.iter().map(|v| (v.name.as_str(), width(v))).collect();
+    assert_eq!(outputs, [("reconstruction", Some(9)), ("reconstruction_loss", None)]);
+    let one_hot = graph.node.iter().find(|n| n.op_type == "OneHot").unwrap();
+    let constant = |name: &str| graph.initializer.iter().find(|t| t.name == name).unwrap();
+    let [_, depth, values] = one_hot.input.as_slice() else { panic!("{one_hot:?}") };
+    assert_eq!(constant(depth).raw_data, 4i64.to_le_bytes());
+    assert_eq!(constant(values).raw_data, [0, 0, 0, 0, 0, 0, 0x80, 0x3f]);
+    let tail: Vec<&str> = operators(&file).into_iter().rev().take(6).collect();
+    assert_eq!(tail, ["ReduceMean", "Mul", "Sub", "Concat", "Flatten", "Identity"]);
+    let joined = graph.node.iter().rfind(|n| n.op_type == "Concat").unwrap();
+    assert_eq!(joined.input, ["numbers.standard", "c.one_hot", "x.flat"]);
+    assert_eq!(metadata(&file)["firesteel.null"], "");
+}
+
+/// The width that a value is declared with.
+fn width(value: &crate::proto::Value) -> Option<i64> {
+    let shape = value.r#type.as_ref()?.tensor.as_ref()?.shape.as_ref()?;
+    shape.dim.get(1)?.value
 }
 
 #[test]

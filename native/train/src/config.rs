@@ -21,6 +21,19 @@ pub enum Task {
     Classification,
     /// A number.
     Regression,
+    /// The features themselves, as they are encoded; there is no label.
+    Reconstruction,
+}
+
+impl Task {
+    /// The word that a configuration uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::Classification => "classification",
+            Task::Regression => "regression",
+            Task::Reconstruction => "reconstruction",
+        }
+    }
 }
 
 /// One column that is learned from.
@@ -40,7 +53,8 @@ pub struct Feature {
 pub struct DataConfig {
     /// Learned from: numbers, strings, lists of numbers.
     pub features: Vec<Feature>,
-    /// Learned.
+    /// Learned; empty for a reconstruction, which has no label.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
     /// How much each row counts; 1 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,6 +140,8 @@ impl TrainConfig {
                 )));
             }
         }
+        self.check_label()?;
+        self.check_network()?;
         if let Some(classes) = self.classes.filter(|n| *n < 2) {
             return Err(Error::argument(format!("classes is {classes}, expected at least 2")));
         }
@@ -145,6 +161,29 @@ impl TrainConfig {
         self.params.validation_fraction > 0.0 || self.data.validation.is_some()
     }
 
+    fn check_label(&self) -> Result<()> {
+        let (task, label) = (self.task.name(), &self.data.label);
+        match (self.task, label.is_empty()) {
+            (Task::Reconstruction, false) => Err(Error::argument(format!(
+                "label column '{label}' is given, expected none: a reconstruction learns its features"
+            ))),
+            (Task::Classification | Task::Regression, true) => {
+                Err(Error::argument(format!("there is no label column, which a {task} learns")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_network(&self) -> Result<()> {
+        let task = self.task.name();
+        match (&self.network, self.task) {
+            (Network::Autoencoder { .. }, Task::Classification | Task::Regression) => {
+                Err(Error::argument(format!("network autoencoder learns a reconstruction, task is {task}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_loss(&self) -> Result<()> {
         let (fits, wanted) = match (self.task, self.params.loss) {
             (_, LossName::Auto) => (true, ""),
@@ -155,6 +194,10 @@ impl TrainConfig {
             (Task::Regression, loss) => (
                 matches!(loss, LossName::MeanSquaredError | LossName::Huber),
                 "regression expects auto, mean_squared_error or huber",
+            ),
+            (Task::Reconstruction, loss) => (
+                matches!(loss, LossName::MeanSquaredError | LossName::Huber),
+                "reconstruction expects auto, mean_squared_error or huber",
             ),
         };
         if !fits {
@@ -183,7 +226,9 @@ impl TrainConfig {
                 Loss::SoftmaxCrossEntropy
             }
             (LossName::BinaryCrossEntropy, _) => Loss::BinaryCrossEntropy,
-            (LossName::Auto, Task::Regression) | (LossName::MeanSquaredError, _) => Loss::MeanSquaredError,
+            (LossName::Auto, Task::Regression | Task::Reconstruction) | (LossName::MeanSquaredError, _) => {
+                Loss::MeanSquaredError
+            }
             (LossName::Huber, _) => Loss::Huber { delta: self.params.huber_delta as f32 },
         }
     }
@@ -261,11 +306,44 @@ mod tests {
         );
         let shape = r#"[{"column": "a", "shape": [0]}]"#;
         assert!(text("regression", "{}", shape).contains("'a' has shape [0]"));
+        assert_eq!(
+            text("reconstruction", r#"{"loss": "softmax_cross_entropy"}"#, a),
+            "label column 'y' is given, expected none: a reconstruction learns its features"
+        );
         assert!(text("cluster", "{}", a).contains("unknown variant `cluster`"));
         assert_eq!(
             text("regression", r#"{"patience": 2}"#, a),
             "patience is 2, but no row is held out: set validationFraction or a validation column"
         );
         assert!(read("regression", r#"{"patience": 2, "validationFraction": 0.1}"#, a).is_ok());
+    }
+
+    #[test]
+    fn a_reconstruction_has_no_label() {
+        let read = |task: &str, network: &str, loss: &str, label: &str| {
+            let json = format!(
+                r#"{{"task": "{task}", "network": {network}, "params": {{"loss": "{loss}"}},
+                    "data": {{"features": [{{"column": "a"}}]{label}}}}}"#
+            );
+            TrainConfig::from_json(&json)
+        };
+        let autoencoder = r#"{"autoencoder": {"hidden": [4]}}"#;
+        let config = read("reconstruction", autoencoder, "auto", "").unwrap();
+        assert_eq!(config.loss(), Loss::MeanSquaredError);
+        let data = serde_json::to_value(&config.data).unwrap();
+        assert_eq!(data, serde_json::json!({"features": [{"column": "a"}]}));
+        let text = |task, network, loss, label| read(task, network, loss, label).unwrap_err().to_string();
+        assert_eq!(
+            text("regression", r#"{"mlp": {"hidden": [4]}}"#, "auto", ""),
+            "there is no label column, which a regression learns"
+        );
+        assert_eq!(
+            text("regression", autoencoder, "auto", r#", "label": "y""#),
+            "network autoencoder learns a reconstruction, task is regression"
+        );
+        assert_eq!(
+            text("reconstruction", autoencoder, "softmax_cross_entropy", ""),
+            "loss is softmax_cross_entropy, reconstruction expects auto, mean_squared_error or huber"
+        );
     }
 }

@@ -12,9 +12,10 @@
 //! | [`trainer`] | [`Trainer`], [`Session`]: the loop |
 //! | [`event`] | [`Event`]: what a training tells |
 //! | [`model`] | [`Model`]: what it gives |
-//! | [`predict`] | [`Predictor`]: scoring |
+//! | [`predict`] | [`Predictor`]: scoring, reconstruction losses, the values of inner layers |
 //! | [`metrics`] | AUC and other measures |
 //! | `group` | rounds in which workers tell each other things |
+//! | `nearest` | names that someone may have meant |
 //! | `order` | which row is where in an epoch |
 //! | `schedule` | the learning rate of a step |
 //! | `validate` | metrics over held-out rows |
@@ -33,6 +34,7 @@ mod group;
 mod identity;
 pub mod metrics;
 pub mod model;
+mod nearest;
 mod order;
 pub mod params;
 pub mod predict;
@@ -47,5 +49,5 @@ pub use event::{EpochRecord, Event};
 pub use identity::checkpoint_key;
 pub use model::{Model, ModelInfo};
 pub use params::Params;
-pub use predict::{Predictions, Predictor};
+pub use predict::{Embeddings, Predictions, Predictor, ReconstructionLoss};
 pub use trainer::{Session, Trainer};

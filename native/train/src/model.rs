@@ -29,7 +29,7 @@ const OF_SPARK: &str = "network";
 #[derive(Clone, Debug)]
 pub struct Model {
     pub(crate) task: Task,
-    /// 0 for a regression.
+    /// 0 where the task is no classification.
     pub(crate) classes: usize,
     pub(crate) label: Label,
     pub(crate) graph: Arc<Graph>,
@@ -42,7 +42,7 @@ pub struct Model {
     pub(crate) config: Value,
 }
 
-/// The label column.
+/// The label column; without a name in a reconstruction, which has none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Label {
     pub(crate) column: String,
@@ -56,11 +56,11 @@ pub(crate) struct Label {
 pub struct ModelInfo {
     /// What it was trained for.
     pub task: Task,
-    /// Values a row that a [`crate::Predictor`] gives: a logit a class, or one number.
+    /// Values a row that a [`crate::Predictor`] gives: a logit a class, one number, or the encoded features.
     pub outputs: usize,
     /// The columns it reads.
     pub features: Vec<String>,
-    /// How many features those are, each element of a vector counted.
+    /// How many features those are, each element of a vector and of a one-hot counted.
     pub width: usize,
     /// Trained values.
     pub weights: usize,
@@ -84,9 +84,13 @@ impl Model {
     pub fn info(&self) -> ModelInfo {
         ModelInfo {
             task: self.task,
-            outputs: if self.task == Task::Classification { self.classes } else { 1 },
+            outputs: match self.task {
+                Task::Classification => self.classes,
+                Task::Regression => 1,
+                Task::Reconstruction => self.preprocessing.width(),
+            },
             features: self.preprocessing.columns.iter().map(|c| c.column().to_owned()).collect(),
-            width: self.preprocessing.columns.iter().map(|c| c.width()).sum(),
+            width: self.preprocessing.width(),
             weights: self.graph.weight_count(),
         }
     }
@@ -116,7 +120,7 @@ impl Model {
         &self.history
     }
 
-    /// The label column it was trained on.
+    /// The label column it was trained on; empty for a reconstruction.
     pub fn label(&self) -> &str {
         &self.label.column
     }

@@ -8,6 +8,8 @@ use firesteel_error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::nearest::distance;
+
 /// One row of [`TABLE`].
 #[derive(Clone, Copy, Debug)]
 pub struct Param {
@@ -427,22 +429,6 @@ pub fn camel_case(name: &str) -> String {
     camel
 }
 
-/// How many characters to insert, delete or replace (Levenshtein 1966).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -510,11 +496,5 @@ mod tests {
             "there is no option 'learnRate'; did you mean 'learningRate'?"
         );
         assert!(text(r#"{"zzzzzzzzzzzzzzzzzzzz": 1}"#).contains("there are epochs, batch_size"));
-    }
-
-    #[test]
-    fn distances_by_hand() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
     }
 }

@@ -101,13 +101,20 @@ impl Trainer {
         fit.into_model()
     }
 
-    /// That a model reads the columns of this training.
+    /// That a model reads the columns of this training, and learned the same.
     fn check_start(&self, model: &Model) -> Result<()> {
         let named = |names: Vec<&str>| names.join(", ");
         let read = named(model.preprocessing().columns.iter().map(|c| c.column()).collect());
         let given = named(self.config.data.features.iter().map(|f| f.column.as_str()).collect());
-        if read == given {
+        if read == given && model.task == self.config.task {
             return Ok(());
+        }
+        if read == given {
+            return Err(Error::argument(format!(
+                "the model that training is to go on from learned a {}, expected a {}",
+                model.task.name(),
+                self.config.task.name()
+            )));
         }
         Err(Error::argument(format!(
             "the model that training is to go on from reads {read}, expected the feature columns {given}"
@@ -130,6 +137,7 @@ fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
         Task::Classification if config.params.loss == LossName::BinaryCrossEntropy => 1,
         Task::Classification => agreed.classes,
         Task::Regression => 1,
+        Task::Reconstruction => agreed.preprocessing.width(),
     };
     let spec = config.network.build(agreed.preprocessing.inputs(), outputs)?;
     let graph = Graph::new(&spec)?;
@@ -137,10 +145,13 @@ fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
         return Ok(Arc::new(graph));
     }
     let last = spec.layers.last().map_or("?", |l| l.name.as_str());
+    let what = match config.task {
+        Task::Reconstruction => "encoded features".to_owned(),
+        _ => format!("label column '{}'", config.data.label),
+    };
     Err(Error::argument(format!(
-        "layer '{last}', the network's last, has {} outputs, expected {outputs} for the label column '{}'",
+        "layer '{last}', the network's last, has {} outputs, expected {outputs} for the {what}",
         graph.output_len(),
-        config.data.label
     )))
 }
 
@@ -449,6 +460,8 @@ fn layout(table: &firesteel_model::Table) -> TableLayout {
 
 fn validator(config: &TrainConfig, agreed: &Agreed) -> Validator {
     let metric = match (config.task, agreed.classes) {
+        (Task::Reconstruction, _) if config.params.loss == LossName::Huber => Metric::Huber,
+        (Task::Reconstruction, _) => Metric::Mse,
         (Task::Regression, _) => Metric::Rmse,
         (Task::Classification, 2) => Metric::Auc,
         (Task::Classification, _) => Metric::Accuracy,

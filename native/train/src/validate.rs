@@ -1,10 +1,10 @@
 //! Metrics over the held-out rows of all workers.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use firesteel_engine::{Loss, Replica};
+use firesteel_engine::{Batch, Loss, Replica, Targets};
 use firesteel_error::{Error, Result};
 
-use crate::data::{Rows, Target};
+use crate::data::{Gather, Rows};
 use crate::group::Group;
 use crate::metrics::{self, Mean};
 
@@ -21,6 +21,10 @@ pub(crate) enum Metric {
     Auc,
     Accuracy,
     Rmse,
+    /// The loss of a reconstruction.
+    Mse,
+    /// The loss of a reconstruction, when that is huber.
+    Huber,
 }
 
 impl Metric {
@@ -29,6 +33,8 @@ impl Metric {
             Metric::Auc => "auc",
             Metric::Accuracy => "accuracy",
             Metric::Rmse => "rmse",
+            Metric::Mse => "mse",
+            Metric::Huber => "huber",
         }
     }
 
@@ -41,7 +47,7 @@ impl Metric {
         match (self, b.filter(|b| b.is_finite())) {
             (_, None) => true,
             (Metric::Auc | Metric::Accuracy, Some(b)) => a > b,
-            (Metric::Rmse, Some(b)) => a < b,
+            (Metric::Rmse | Metric::Mse | Metric::Huber, Some(b)) => a < b,
         }
     }
 }
@@ -65,16 +71,28 @@ struct Part {
     scores: Vec<(f32, bool, f32)>,
 }
 
+/// Rows that are scored at a time: the outputs of all rows would need as much memory as their features.
+const PIECE: usize = 4096;
+
 /// Bytes of a score on the wire.
 const SCORE: usize = 9;
 
 impl Validator {
     /// Scores this worker's held-out rows and combines them with everyone's.
     pub(crate) fn run(&self, group: &mut Group, replica: &mut Replica, rows: &Rows) -> Result<Validation> {
-        let outputs = replica.graph().output_len();
-        let mut values = vec![0.0; rows.len * outputs];
-        replica.forward(rows.len, &rows.views(), &mut values)?;
-        let part = self.part(rows, &values, outputs);
+        let mut part = Part::default();
+        let mut gather = Gather::new(rows);
+        let mut values = Vec::new();
+        for start in (0..rows.len).step_by(PIECE) {
+            // `prepare` has checked that a worker's rows fit in an u32.
+            let picks: Vec<(u64, u32)> =
+                (start..rows.len.min(start + PIECE)).map(|row| (row as u64, row as u32)).collect();
+            gather.fill(rows, &picks, start as u64);
+            let inputs = gather.inputs();
+            values.resize(picks.len() * replica.graph().output_len(), 0.0);
+            replica.forward(picks.len(), &inputs, &mut values)?;
+            self.score(&gather.batch(&inputs), &values, &mut part);
+        }
         let parts = group.gather(part.to_bytes())?;
         let combined = match parts {
             None => Bytes::new(),
@@ -90,12 +108,13 @@ impl Validator {
         Ok(Validation { loss: combined.get_f64_le(), metric: combined.get_f64_le() })
     }
 
-    fn part(&self, rows: &Rows, values: &[f32], outputs: usize) -> Part {
-        let mut part = Part::default();
+    /// Adds rows for which the network gave `values`.
+    fn score(&self, batch: &Batch, values: &[f32], part: &mut Part) {
+        let outputs = values.len() / batch.rows;
         for (row, output) in values.chunks_exact(outputs).enumerate() {
-            let weight = rows.weight(row);
-            let (loss, metric) = match &rows.target {
-                Target::Classes(classes) => {
+            let weight = batch.weights.map_or(1.0, |w| w[row]);
+            let (loss, metric) = match batch.targets {
+                Targets::Classes(classes) => {
                     let class = classes[row];
                     if self.metric == Metric::Auc {
                         let score = if outputs == 1 { output[0] } else { output[1] - output[0] };
@@ -103,12 +122,11 @@ impl Validator {
                     }
                     self.of_class(output, class as usize)
                 }
-                Target::Values(targets) => self.of_value(output[0], targets[row]),
+                Targets::Values(targets) => self.of_values(output, &targets[row * outputs..][..outputs]),
             };
             part.loss.add(loss, f64::from(weight));
             part.metric.add(metric, f64::from(weight));
         }
-        part
     }
 
     fn of_class(&self, output: &[f32], class: usize) -> (f64, f64) {
@@ -118,6 +136,17 @@ impl Validator {
         }
         let right = metrics::largest(output) == class;
         (metrics::softmax_loss(output, class), f64::from(u8::from(right)))
+    }
+
+    /// Means over the outputs.
+    fn of_values(&self, output: &[f32], targets: &[f32]) -> (f64, f64) {
+        let (mut loss, mut metric) = (0.0, 0.0);
+        for (output, target) in output.iter().zip(targets) {
+            let (of_loss, of_metric) = self.of_value(*output, *target);
+            loss += of_loss;
+            metric += of_metric;
+        }
+        (loss / output.len() as f64, metric / output.len() as f64)
     }
 
     fn of_value(&self, output: f32, target: f32) -> (f64, f64) {
@@ -138,6 +167,7 @@ impl Validator {
             Metric::Auc => metrics::auc(&mut all.scores),
             Metric::Accuracy => all.metric.value(),
             Metric::Rmse => all.metric.value().sqrt() * self.unit,
+            Metric::Mse | Metric::Huber => all.loss.value(),
         };
         let mut out = BytesMut::with_capacity(16);
         out.put_f64_le(all.loss.value());
@@ -181,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_is_worse_than_anything() {
-        for metric in [Metric::Auc, Metric::Accuracy, Metric::Rmse] {
+        for metric in [Metric::Auc, Metric::Accuracy, Metric::Rmse, Metric::Mse, Metric::Huber] {
             for worse in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
                 assert!(!metric.better(worse, None) && !metric.better(worse, Some(0.5)), "{metric:?}");
                 assert!(metric.better(0.5, Some(worse)), "{metric:?}");

@@ -21,9 +21,9 @@ use crate::params::{LossName, Standardization};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Agreed {
     pub(crate) preprocessing: Preprocessing,
-    /// 0 for a regression.
+    /// 0 where the task is no classification.
     pub(crate) classes: usize,
-    /// Of a regression's label.
+    /// Of a regression's label; 0 and 1 without one.
     pub(crate) label_mean: f64,
     pub(crate) label_deviation: f64,
 }
@@ -192,12 +192,13 @@ impl Shard {
 
     fn summary(&self, config: &TrainConfig, held: &[bool], shares: &[bool]) -> Result<Summary> {
         let totals = self.totals(held);
-        let training = totals.training;
-        if training > u64::from(u32::MAX) {
-            return Err(Error::data(format!(
-                "a worker has {training} training rows, expected at most {}; use more workers",
-                u32::MAX
-            )));
+        for (what, rows) in [("training", totals.training), ("held-out", totals.held_out)] {
+            if rows > u64::from(u32::MAX) {
+                return Err(Error::data(format!(
+                    "a worker has {rows} {what} rows, expected at most {}; use more workers",
+                    u32::MAX
+                )));
+            }
         }
         let column = |((raw, shared), feature): ((&Raw, &bool), &Feature)| {
             Ok(match raw {
@@ -324,7 +325,11 @@ fn agree(
             Kind::Text => {
                 let counts = summaries.iter().map(|s| counts(&s.columns[i])).collect::<Result<_>>()?;
                 let (least, most) = (config.params.min_category_count, config.params.max_categories);
-                Encoding::Category { column, values: vocabulary(counts, least, most) }
+                let values = vocabulary(counts, least, most);
+                match config.task {
+                    Task::Reconstruction => Encoding::one_hot(column, values)?,
+                    Task::Classification | Task::Regression => Encoding::Category { column, values },
+                }
             }
         });
     }
@@ -361,7 +366,7 @@ fn counts(column: &Column) -> Result<Vec<(String, u64)>> {
 }
 
 fn classes(config: &TrainConfig, surveys: &[Survey]) -> Result<usize> {
-    if config.task == Task::Regression {
+    if config.task != Task::Classification {
         return Ok(0);
     }
     let largest = surveys.iter().filter_map(|s| s.largest_label).fold(0.0, f64::max);
@@ -396,6 +401,7 @@ fn encode(
             Target::Classes(shard.labels.iter().map(|l| *l as u32).collect())
         }
         Task::Regression => Target::Values(scaled_labels(&shard, agreed)?),
+        Task::Reconstruction => Target::Features,
     };
     let weights = shard.data.weight.is_some().then_some(shard.weights);
     // A row is named only where none was skipped, so those before this one are all there.

@@ -17,5 +17,5 @@ mod statistics;
 pub(crate) use fit::{Agreed, Prepared, prepare};
 pub use preprocess::{Encoding, Preprocessing, Scaling};
 pub(crate) use raw::{Invalid, Reader, Where};
-pub(crate) use rows::{Gather, Rows, Target, Tensor};
+pub(crate) use rows::{Gather, Rows, Tensor, features};
 pub use shard::{Shard, ShardBuilder};

@@ -1,6 +1,7 @@
 //! How columns become the inputs of a network: what all workers agreed on, and what a model keeps.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use firesteel_error::{Error, Result};
 use firesteel_model::{Input, InputKind};
@@ -33,6 +34,13 @@ pub enum Encoding {
     },
     /// A string: an index. 0 is NULL, 1 is every string not listed, 2 and up are `values`.
     Category {
+        /// The column.
+        column: String,
+        /// From the most frequent on.
+        values: Vec<String>,
+    },
+    /// A string of a reconstruction: an input of its own, 1 at the index that a category has and 0 elsewhere.
+    OneHot {
         /// The column.
         column: String,
         /// From the most frequent on.
@@ -144,12 +152,30 @@ impl Encoding {
     pub const UNKNOWN: u32 = 1;
     /// The index of a vocabulary's first text.
     pub const FIRST: u32 = 2;
+    /// The widest one-hot of a string column, the places of NULL and of unknown texts counted.
+    pub const WIDEST_ONE_HOT: usize = 4096;
+
+    /// The string column of a reconstruction.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the column and its categories, when there are too many.
+    pub(crate) fn one_hot(column: String, values: Vec<String>) -> Result<Encoding> {
+        let (categories, most) = (values.len(), Encoding::WIDEST_ONE_HOT - Encoding::FIRST as usize);
+        if categories <= most {
+            return Ok(Encoding::OneHot { column, values });
+        }
+        Err(Error::data(format!(
+            "string column '{column}' has {categories} categories, expected at most {most} to reconstruct; \
+             maxCategories or minCategoryCount let rare ones share one"
+        )))
+    }
 
     /// The column it is of.
     pub fn column(&self) -> &str {
         match self {
             Encoding::Number { column, .. }
             | Encoding::Category { column, .. }
+            | Encoding::OneHot { column, .. }
             | Encoding::Vector { column, .. } => column,
         }
     }
@@ -158,6 +184,7 @@ impl Encoding {
     pub fn width(&self) -> usize {
         match self {
             Encoding::Number { .. } | Encoding::Category { .. } => 1,
+            Encoding::OneHot { values, .. } => values.len() + Encoding::FIRST as usize,
             Encoding::Vector { shape, .. } => shape.iter().product(),
         }
     }
@@ -165,7 +192,7 @@ impl Encoding {
     fn holds(&self) -> &'static str {
         match self {
             Encoding::Number { .. } => "numbers",
-            Encoding::Category { .. } => "strings",
+            Encoding::Category { .. } | Encoding::OneHot { .. } => "strings",
             Encoding::Vector { .. } => "vectors",
         }
     }
@@ -189,6 +216,7 @@ impl Preprocessing {
                 Encoding::Category { values, .. } => {
                     InputKind::Index { cardinality: values.len() + Encoding::FIRST as usize }
                 }
+                Encoding::OneHot { .. } => InputKind::Dense { shape: vec![column.width()] },
                 Encoding::Vector { shape, .. } => InputKind::Dense { shape: shape.clone() },
             };
             inputs.push(Input { name: column.column().into(), kind });
@@ -198,6 +226,26 @@ impl Preprocessing {
 
     fn number_columns(&self) -> usize {
         self.columns.iter().filter(|c| matches!(c, Encoding::Number { .. })).count()
+    }
+
+    /// Values a row of all columns together.
+    pub(crate) fn width(&self) -> usize {
+        self.columns.iter().map(Encoding::width).sum()
+    }
+
+    /// Where the values of each column lie in the row that all inputs make, one behind the other.
+    pub(crate) fn places(&self) -> Vec<Range<usize>> {
+        let (mut next_number, mut next) = (0, self.number_columns());
+        let place = |column: &Encoding| {
+            let from = match column {
+                Encoding::Number { .. } => &mut next_number,
+                _ => &mut next,
+            };
+            let place = *from..*from + column.width();
+            *from = place.end;
+            place
+        };
+        self.columns.iter().map(place).collect()
     }
 
     /// Encodes columns, in the order of [`Preprocessing::inputs`]. Each is dropped once it is encoded. Rows that
@@ -227,6 +275,10 @@ impl Preprocessing {
                 (Encoding::Category { values, .. }, Raw::Text(texts)) => {
                     others.push(Tensor::Index(indices(values, texts)));
                 }
+                (Encoding::OneHot { values, .. }, Raw::Text(texts)) => {
+                    let indices = indices(values, texts);
+                    others.push(Tensor::OneHot { width: encoding.width(), indices });
+                }
                 (Encoding::Vector { scaling, shape, .. }, Raw::Vector(vectors)) => {
                     others.push(encode_vectors(encoding.column(), shape, scaling, vectors, invalid)?);
                 }
@@ -254,7 +306,7 @@ impl Preprocessing {
             return Err(Error::corrupt("the preprocessing has no columns"));
         }
         self.columns.iter().try_for_each(|column| match column {
-            Encoding::Category { .. } => Ok(()),
+            Encoding::Category { .. } | Encoding::OneHot { .. } => Ok(()),
             Encoding::Number { column, scaling } => scaling.check(column, 1),
             Encoding::Vector { column: name, scaling, .. } => scaling.check(name, column.width()),
         })
@@ -285,4 +337,34 @@ fn encode_vectors(
     vectors.settle(width);
     scaling.encode_vectors(column, width, &mut vectors.values, invalid)?;
     Ok(Tensor::Dense { width, values: vectors.values })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_hot(values: usize) -> Result<Encoding> {
+        Encoding::one_hot("carrier".into(), (0..values).map(|v| v.to_string()).collect())
+    }
+
+    #[test]
+    fn a_one_hot_has_a_widest() {
+        assert_eq!(one_hot(4094).unwrap().width(), Encoding::WIDEST_ONE_HOT);
+        let e = one_hot(4095).unwrap_err().to_string();
+        assert!(e.starts_with("string column 'carrier' has 4095 categories, expected at most 4094"), "{e}");
+    }
+
+    #[test]
+    fn columns_lie_as_the_inputs_do() {
+        let scaling =
+            |width| Scaling { mean: vec![0.0; width], deviation: vec![1.0; width], standardize: true };
+        let number = |name: &str| Encoding::Number { column: name.into(), scaling: scaling(1) };
+        let vector = Encoding::Vector { column: "v".into(), shape: vec![2, 3], scaling: scaling(6) };
+        let columns = vec![one_hot(1).unwrap(), number("a"), vector, number("b")];
+        let preprocessing = Preprocessing { handle_invalid: HandleInvalid::Error, columns };
+        assert_eq!(preprocessing.places(), [2..5, 0..1, 5..11, 1..2]);
+        assert_eq!(preprocessing.width(), 11);
+        let names: Vec<String> = preprocessing.inputs().into_iter().map(|i| i.name).collect();
+        assert_eq!(names, ["numbers", "carrier", "v"]);
+    }
 }

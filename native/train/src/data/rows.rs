@@ -9,13 +9,19 @@ pub(crate) enum Tensor {
     Dense { width: usize, values: Vec<f32> },
     /// `(rows)`
     Index(Vec<u32>),
+    /// `(rows)`, for a dense input of `width`: 1 at the index, 0 elsewhere. Whoever reads it makes it dense first.
+    OneHot { width: usize, indices: Vec<u32> },
 }
 
-/// The targets of all rows, `(rows)`.
+/// The targets of all rows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Target {
+    /// `(rows)`
     Classes(Vec<u32>),
+    /// `(rows)`, or `(rows, outputs)` in a batch of a reconstruction.
     Values(Vec<f32>),
+    /// What the inputs hold; written out only in batches.
+    Features,
 }
 
 /// Rows that a network can read.
@@ -30,15 +36,27 @@ pub(crate) struct Rows {
 impl Tensor {
     fn like(&self) -> Tensor {
         match self {
-            Tensor::Dense { width, .. } => Tensor::Dense { width: *width, values: Vec::new() },
+            Tensor::Dense { width, .. } | Tensor::OneHot { width, .. } => {
+                Tensor::Dense { width: *width, values: Vec::new() }
+            }
             Tensor::Index(_) => Tensor::Index(Vec::new()),
         }
+    }
+
+    /// As the network reads it.
+    pub(crate) fn dense(self) -> Tensor {
+        let Tensor::OneHot { width, indices } = self else { return self };
+        let mut values = vec![0.0; indices.len() * width];
+        for (row, index) in values.chunks_exact_mut(width).zip(indices) {
+            row[index as usize] = 1.0;
+        }
+        Tensor::Dense { width, values }
     }
 
     pub(crate) fn view(&self) -> Values<'_> {
         match self {
             Tensor::Dense { values, .. } => Values::Dense(values),
-            Tensor::Index(indices) => Values::Index(indices),
+            Tensor::Index(indices) | Tensor::OneHot { indices, .. } => Values::Index(indices),
         }
     }
 
@@ -49,6 +67,9 @@ impl Tensor {
                 Tensor::Dense { width: *width, values: split_rows(values, *width, held) }
             }
             Tensor::Index(indices) => Tensor::Index(split_rows(indices, 1, held)),
+            Tensor::OneHot { width, indices } => {
+                Tensor::OneHot { width: *width, indices: split_rows(indices, 1, held) }
+            }
         }
     }
 }
@@ -77,6 +98,7 @@ impl Rows {
         let target = match &mut self.target {
             Target::Classes(classes) => Target::Classes(split_rows(classes, 1, held)),
             Target::Values(values) => Target::Values(split_rows(values, 1, held)),
+            Target::Features => Target::Features,
         };
         let weights = self.weights.as_mut().map(|w| split_rows(w, 1, held));
         let len = held.iter().filter(|h| **h).count();
@@ -94,7 +116,7 @@ impl Rows {
     }
 }
 
-/// The rows of one step, picked from all; its memory is used again from step to step.
+/// Some rows, picked from all; as the network reads them, so without one-hot tensors. Its memory is used again from step to step.
 #[derive(Debug)]
 pub(crate) struct Gather {
     rows: Rows,
@@ -105,7 +127,7 @@ impl Gather {
     pub(crate) fn new(all: &Rows) -> Gather {
         let target = match all.target {
             Target::Classes(_) => Target::Classes(Vec::new()),
-            Target::Values(_) => Target::Values(Vec::new()),
+            Target::Values(_) | Target::Features => Target::Values(Vec::new()),
         };
         let inputs = all.inputs.iter().map(Tensor::like).collect();
         let weights = all.weights.as_ref().map(|_| Vec::new());
@@ -125,6 +147,13 @@ impl Gather {
                         to.extend_from_slice(&from[*row as usize * *width..][..*width]);
                     }
                 }
+                (Tensor::Dense { width, values: to }, Tensor::OneHot { indices: from, .. }) => {
+                    to.clear();
+                    to.resize(picks.len() * *width, 0.0);
+                    for (to, (_, row)) in to.chunks_exact_mut(*width).zip(picks) {
+                        to[from[*row as usize] as usize] = 1.0;
+                    }
+                }
                 (Tensor::Index(to), Tensor::Index(from)) => pick(to, from, picks),
                 // `new` made them alike.
                 _ => {}
@@ -133,6 +162,12 @@ impl Gather {
         match (&mut self.rows.target, &all.target) {
             (Target::Classes(to), Target::Classes(from)) => pick(to, from, picks),
             (Target::Values(to), Target::Values(from)) => pick(to, from, picks),
+            (Target::Values(to), Target::Features) => {
+                to.clear();
+                (0..picks.len()).flat_map(|row| features(&self.rows.inputs, row)).for_each(|part| {
+                    to.extend_from_slice(part);
+                });
+            }
             _ => {}
         }
         if let (Some(to), Some(from)) = (&mut self.rows.weights, &all.weights) {
@@ -148,6 +183,8 @@ impl Gather {
             targets: match &self.rows.target {
                 Target::Classes(classes) => Targets::Classes(classes),
                 Target::Values(values) => Targets::Values(values),
+                // `new` made room for values.
+                Target::Features => Targets::Values(&[]),
             },
             weights: self.rows.weights.as_deref(),
             positions: &self.positions,
@@ -157,6 +194,14 @@ impl Gather {
     pub(crate) fn inputs(&self) -> Vec<Values<'_>> {
         self.rows.views()
     }
+}
+
+/// What a row holds of each dense input.
+pub(crate) fn features(inputs: &[Tensor], row: usize) -> impl Iterator<Item = &[f32]> {
+    inputs.iter().filter_map(move |input| match input {
+        Tensor::Dense { width, values } => Some(&values[row * width..][..*width]),
+        Tensor::Index(_) | Tensor::OneHot { .. } => None,
+    })
 }
 
 fn pick<T: Copy>(to: &mut Vec<T>, from: &[T], picks: &[(u64, u32)]) {
@@ -203,5 +248,29 @@ mod tests {
         assert!(matches!(batch.inputs[1], Values::Index([13, 10])));
         assert!(matches!(batch.targets, Targets::Classes([1, 0])));
         assert_eq!(batch.weights, Some(&[4.0, 1.0][..]));
+    }
+
+    #[test]
+    fn a_batch_of_a_reconstruction_writes_out_its_features() {
+        let mut all = Rows {
+            inputs: vec![
+                Tensor::Dense { width: 1, values: vec![0.5, 1.5, 2.5, 3.5] },
+                Tensor::OneHot { width: 3, indices: vec![0, 1, 2, 1] },
+            ],
+            target: Target::Features,
+            ..rows()
+        };
+        let held = all.split_off(&[false, true, false, false]);
+        assert_eq!(held.inputs[1], Tensor::OneHot { width: 3, indices: vec![1] });
+        assert_eq!(held.inputs[1].clone().dense(), Tensor::Dense { width: 3, values: vec![0.0, 1.0, 0.0] });
+        let mut gather = Gather::new(&all);
+        // Twice: nothing of an earlier batch stays.
+        for _ in 0..2 {
+            gather.fill(&all, &[(0, 2), (1, 0)], 0);
+            let inputs = gather.inputs();
+            let batch = gather.batch(&inputs);
+            assert!(matches!(batch.inputs[1], Values::Dense([0.0, 1.0, 0.0, 1.0, 0.0, 0.0])));
+            assert!(matches!(batch.targets, Targets::Values([3.5, 0.0, 1.0, 0.0, 0.5, 1.0, 0.0, 0.0])));
+        }
     }
 }

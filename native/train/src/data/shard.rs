@@ -30,10 +30,12 @@ pub struct Shard {
     pub(crate) data: DataConfig,
     /// One a feature; empty when no batch came.
     pub(crate) features: Vec<Raw>,
+    /// Empty for a reconstruction.
     pub(crate) labels: Vec<f64>,
     /// Empty where the configuration names no such column.
     pub(crate) weights: Vec<f32>,
     pub(crate) held_out: Vec<bool>,
+    rows: usize,
 }
 
 impl ShardBuilder {
@@ -49,6 +51,7 @@ impl ShardBuilder {
             labels: Vec::new(),
             weights: Vec::new(),
             held_out: Vec::new(),
+            rows: 0,
         };
         let reader = Reader::new(&config.data.features, config.params.handle_invalid);
         Ok(ShardBuilder { reader, shard, task: config.task, classes: config.classes, rank, seen: 0 })
@@ -65,6 +68,7 @@ impl ShardBuilder {
         let weights = data.weight.map(|name| weights(batch, &name, place)).transpose()?;
         let held_out = data.validation.map(|name| flags(batch, &name, place)).transpose()?;
         let keep = self.reader.push(batch, place)?;
+        self.shard.rows += keep.as_ref().map_or(batch.num_rows(), |k| k.iter().filter(|k| **k).count());
         extend(&mut self.shard.labels, &labels, keep.as_deref());
         extend(&mut self.shard.weights, &weights.unwrap_or_default(), keep.as_deref());
         extend(&mut self.shard.held_out, &held_out.unwrap_or_default(), keep.as_deref());
@@ -73,12 +77,15 @@ impl ShardBuilder {
     }
 
     fn labels<'a>(&self, batch: &'a RecordBatch, name: &str, place: Where) -> Result<Cow<'a, [f64]>> {
+        if self.task == Task::Reconstruction {
+            return Ok(Cow::Borrowed(&[]));
+        }
         let values = numbers(batch, "label", name)?;
         let limit = self.classes.unwrap_or(MOST_CLASSES);
         for (row, value) in values.iter().enumerate() {
             let expected = match self.task {
-                Task::Regression if value.is_finite() => continue,
-                Task::Regression => "a finite number".to_string(),
+                Task::Regression | Task::Reconstruction if value.is_finite() => continue,
+                Task::Regression | Task::Reconstruction => "a finite number".to_string(),
                 Task::Classification if value.fract() == 0.0 && *value >= 0.0 && *value < limit as f64 => {
                     continue;
                 }
@@ -95,7 +102,7 @@ impl ShardBuilder {
 
     /// Rows kept so far.
     pub fn rows(&self) -> usize {
-        self.shard.labels.len()
+        self.shard.rows
     }
 
     /// The rows that came.
@@ -108,7 +115,7 @@ impl ShardBuilder {
 impl Shard {
     /// The number of rows.
     pub fn rows(&self) -> usize {
-        self.labels.len()
+        self.rows
     }
 }
 

@@ -1,6 +1,8 @@
 //! Training from outside.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod autoencoder;
+mod embed;
 mod faults;
 mod files;
 mod input;

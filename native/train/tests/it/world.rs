@@ -60,6 +60,15 @@ fn regression_at_any_world() {
 }
 
 #[test]
+fn a_reconstruction_at_any_world() {
+    let network = r#"{"autoencoder": {"hidden": [8, 3, 8], "activation": "tanh", "dropout": 0.1}}"#;
+    let params = r#"{"epochs": 3, "batchSize": 50, "validationFraction": 0.2, "bucketBytes": 256}"#;
+    let names = r#"["distance", "hour", "carrier"]"#;
+    let config = config("reconstruction", network, params, names, r#""weight": "weight""#);
+    check(&config, &tabular(411), &[1, 2, 3], &[Talk::Local, Talk::Tcp]);
+}
+
+#[test]
 fn uneven_and_empty_partitions_and_fewer_rows_than_workers() {
     let config = flights(r#"{"epochs": 2, "batchSize": 16}"#);
     let rows = tabular(200);

@@ -1,11 +1,18 @@
 //! Scoring rows with a model.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod embed;
+mod encoded;
+mod reconstruct;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::RecordBatch;
 use firesteel_engine::{Inference, InferenceConfig, Mode};
-use firesteel_error::Result;
+use firesteel_error::{Error, Result};
 
+pub use self::embed::Embeddings;
+use self::encoded::{Encoded, places};
+pub use self::reconstruct::ReconstructionLoss;
 use crate::config::{Feature, Task};
 use crate::data::{Encoding, Invalid, Reader, Tensor, Where};
 use crate::model::Model;
@@ -20,8 +27,9 @@ pub struct Predictor {
     model: Arc<Model>,
     features: Vec<Feature>,
     threads: usize,
-    /// Plans that no call uses now: at most as many as calls ran at once. All read the weights of `model`.
-    idle: Mutex<Vec<Inference>>,
+    /// Plans that no call uses now and the layer that each ends at: of a layer at most as many as calls ran at once. All
+    /// read the weights of `model`.
+    idle: Mutex<Vec<(usize, Inference)>>,
 }
 
 /// What a model says of the rows of a batch.
@@ -29,7 +37,8 @@ pub struct Predictor {
 pub struct Predictions {
     /// Values a row.
     pub outputs: usize,
-    /// `(rows, outputs)`: a logit a class, or one number in the label's unit. 0 for skipped rows.
+    /// `(rows, outputs)`: a logit a class, one number in the label's unit, or the encoded features as the network gives
+    /// them back. 0 for skipped rows.
     pub values: Vec<f32>,
     /// 1 for each row that is to be dropped, as the model was trained with `handle_invalid` skip; none if none is.
     pub skipped: Option<Vec<u8>>,
@@ -81,73 +90,70 @@ impl Predictor {
     /// # Errors
     /// `InvalidData` naming the column, the row and what was found there.
     pub fn predict_handling(&self, batch: &RecordBatch, invalid: HandleInvalid) -> Result<Predictions> {
-        let preprocessing = &self.model.preprocessing;
-        let mut reader = Reader::new(&self.features, invalid);
-        let keep = reader.push(batch, Where::Batch)?;
-        let rows = keep.as_ref().map_or(batch.num_rows(), |k| k.iter().filter(|k| **k).count());
-        let mut late = Invalid::new(invalid, Where::Batch, rows);
-        let tensors = preprocessing.encode(std::mem::take(&mut reader.columns), rows, &mut late)?;
-        let outputs = self.model.graph.output_len();
-        let mut values = vec![0.0; rows * outputs];
-        let mut plan = self.borrow()?;
-        let inputs: Vec<_> = tensors.iter().map(Tensor::view).collect();
-        plan.forward(&self.model.weights, &self.model.buffers, rows, &inputs, &mut values)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(plan);
-        let mut predictions = self.in_units(values);
-        let keep = match late.keep {
-            None => keep,
-            Some(late) => {
-                let rows = predictions.values.chunks_exact(predictions.outputs).zip(&late);
-                predictions.values =
-                    rows.filter(|(_, keep)| **keep).flat_map(|(row, _)| row).copied().collect();
-                Some(both(keep, late))
-            }
-        };
-        Ok(match keep {
-            Some(keep) => spread(predictions, &keep),
-            None => predictions,
-        })
+        let encoded = self.encode(batch, invalid)?;
+        let values = self.in_units(self.forward(&encoded, self.model.graph.nodes().len() - 1)?);
+        let outputs = self.model.info().outputs;
+        let values = encoded.put_back(values, outputs);
+        Ok(Predictions { outputs, values, skipped: encoded.skipped() })
     }
 
-    fn borrow(&self) -> Result<Inference> {
-        if let Some(plan) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(plan);
+    /// The rows of a batch as the network reads them.
+    fn encode(&self, batch: &RecordBatch, invalid: HandleInvalid) -> Result<Encoded> {
+        let mut reader = Reader::new(&self.features, invalid);
+        let early = reader.push(batch, Where::Batch)?;
+        let rows = early.as_ref().map_or(batch.num_rows(), |k| k.iter().filter(|k| **k).count());
+        let mut late = Invalid::new(invalid, Where::Batch, rows);
+        let tensors =
+            self.model.preprocessing.encode(std::mem::take(&mut reader.columns), rows, &mut late)?;
+        let tensors = tensors.into_iter().map(Tensor::dense).collect();
+        Ok(Encoded { rows, tensors, places: places(early, late.keep) })
+    }
+
+    /// The values of a layer, `(encoded rows, width)`.
+    fn forward(&self, encoded: &Encoded, layer: usize) -> Result<Vec<f32>> {
+        let mut plan = self.borrow(layer)?;
+        let mut values = vec![0.0; encoded.rows * plan.graph().output_len()];
+        let inputs: Vec<_> = encoded.tensors.iter().map(Tensor::view).collect();
+        plan.forward(&self.model.weights, &self.model.buffers, encoded.rows, &inputs, &mut values)?;
+        self.idle().push((layer, plan));
+        Ok(values)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(usize, Inference)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A plan of the network that ends at a layer.
+    fn borrow(&self, layer: usize) -> Result<Inference> {
+        let mut idle = self.idle();
+        if let Some(at) = idle.iter().rposition(|(ends, _)| *ends == layer) {
+            return Ok(idle.swap_remove(at).1);
         }
-        let config = InferenceConfig { rows: ROWS, threads: self.threads, mode: Mode::Auto };
-        Inference::new(self.model.graph.clone(), config)
+        drop(idle);
+        let whole = &self.model.graph;
+        let graph = match layer + 1 == whole.nodes().len() {
+            true => whole.clone(),
+            false => {
+                let cut = whole.up_to(layer);
+                Arc::new(cut.ok_or_else(|| Error::internal(format!("the network has no layer {layer}")))?)
+            }
+        };
+        Inference::new(graph, InferenceConfig { rows: ROWS, threads: self.threads, mode: Mode::Auto })
     }
 
     /// From the network's outputs to what a caller reads.
-    fn in_units(&self, mut values: Vec<f32>) -> Predictions {
-        let outputs = self.model.info().outputs;
+    fn in_units(&self, mut values: Vec<f32>) -> Vec<f32> {
         match self.model.task {
             Task::Regression => {
                 let label = &self.model.label;
                 values.iter_mut().for_each(|v| *v = (f64::from(*v) * label.deviation + label.mean) as f32);
+                values
             }
             // One logit, of class 1: the softmax of 0 and it is its sigmoid.
             Task::Classification if self.model.graph.output_len() == 1 => {
-                values = values.into_iter().flat_map(|logit| [0.0, logit]).collect();
+                values.into_iter().flat_map(|logit| [0.0, logit]).collect()
             }
-            Task::Classification => {}
+            Task::Classification | Task::Reconstruction => values,
         }
-        Predictions { outputs, values, skipped: None }
     }
-}
-
-/// The rows that are kept early and, of those, late.
-fn both(early: Option<Vec<bool>>, late: Vec<bool>) -> Vec<bool> {
-    let Some(mut keep) = early else { return late };
-    keep.iter_mut().filter(|keep| **keep).zip(late).for_each(|(keep, late)| *keep = late);
-    keep
-}
-
-/// Puts the predictions of kept rows back in their places.
-fn spread(kept: Predictions, keep: &[bool]) -> Predictions {
-    let mut values = vec![0.0; keep.len() * kept.outputs];
-    let places = values.chunks_exact_mut(kept.outputs).zip(keep).filter(|(_, keep)| **keep);
-    for ((place, _), row) in places.zip(kept.values.chunks_exact(kept.outputs)) {
-        place.copy_from_slice(row);
-    }
-    Predictions { values, skipped: Some(keep.iter().map(|k| u8::from(!k)).collect()), ..kept }
 }
