@@ -22,7 +22,9 @@ class Trained:
     def __init__(self, folder, task, network, table, features, **params):
         self.folder = folder
         self.deviation = table["label"].to_numpy().std()
-        data = {"features": [self._feature(f) for f in features], "label": "label"}
+        data = {"features": [self._feature(f) for f in features]}
+        if task != "reconstruction":
+            data["label"] = "label"
         params = {"epochs": 3, "batch_size": 32, "learning_rate": 0.01, **params}
         config = {"task": task, "network": network, "params": params, "data": data}
         (folder / "config.json").write_text(json.dumps(config))
@@ -63,13 +65,16 @@ class Trained:
         return feeds
 
     def compare(self, table):
-        """The largest difference, of a regression's in the label's deviations."""
+        """The largest difference, of a regression's in the label's deviations, of a reconstruction's in its losses."""
         names, native = self.native(table)
         values = self.session.run(None, self.feeds(table))
         outputs = {o.name: v for o, v in zip(self.session.get_outputs(), values, strict=True)}
         if names == ["prediction"]:
             assert outputs["prediction"].shape == (len(table),)
             return np.abs(outputs["prediction"] - native[:, 0]).max() / self.deviation
+        if names[0] == "loss":
+            assert outputs["reconstruction"].shape[0] == len(table)
+            return np.abs(outputs["reconstruction_loss"] - native[:, 0]).max()
         assert outputs["prediction"].dtype == np.int64
         ranked = np.sort(native[:, 1:])
         clear = ranked[:, -1] - ranked[:, -2] > 2 * TOLERANCE
@@ -152,6 +157,25 @@ def test_one_logit_gives_two_probabilities(tmp_path):
     table = table.set_column(5, "label", pa.array(np.minimum(table["label"].to_numpy(), 1)))
     features, loss = ["carrier", "distance"], "binary_cross_entropy"
     Trained(tmp_path, "classification", TABULAR, table, features, loss=loss).check(new_strings(table))
+
+
+def test_wide_and_deep(tmp_path):
+    table = flights()
+    network = {"wide_and_deep": {"hidden": [16, 8], "activation": "tanh"}}
+    model = Trained(tmp_path, "classification", network, table, ["carrier", "distance", "minute"])
+    model.check(table)
+    model.check(new_strings(table))
+
+
+def test_an_autoencoder_of_numbers_strings_and_vectors(tmp_path):
+    table = flights()
+    pixels = images([2, 3, 3], rows=ROWS)["pixels"]
+    table = table.append_column("pixels", pixels)
+    network = {"autoencoder": {"hidden": [16, 4, 16], "activation": "gelu"}}
+    features = ["carrier", "distance", ("pixels", [2, 3, 3]), "minute"]
+    model = Trained(tmp_path, "reconstruction", network, table, features)
+    model.check(table)
+    model.check(new_strings(table))
 
 
 @pytest.mark.parametrize("standardization", ["auto", "none"])

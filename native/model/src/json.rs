@@ -43,8 +43,8 @@ mod tests {
             ),
             (
                 r#""mpl""#,
-                "unknown variant `mpl`, expected one of `mlp`, `lenet5`, `tabular`, `autoencoder`, `sequential`, \
-                 `spec` at line 1 column 5",
+                "unknown variant `mpl`, expected one of `mlp`, `lenet5`, `tabular`, `wide_and_deep`, \
+                 `autoencoder`, `sequential`, `spec` at line 1 column 5",
             ),
             ("lenet5", "expected value at line 1 column 1"),
             (r#""lenet5" 3"#, "trailing characters at line 1 column 10"),

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`spec`] | [`Spec`], [`Input`], [`Layer`], [`Op`]: the serialised form |
 //! | [`graph`] | [`Graph`]: checked, shaped, with the layout of the flat weight vector |
-//! | [`network`] | [`Network`]: presets `mlp`, `lenet5`, `tabular`, `autoencoder`, and lists of layers |
+//! | [`network`] | [`Network`]: presets `mlp`, `lenet5`, `tabular`, `wide_and_deep`, `autoencoder`, and lists of layers |
 //! | `build` | from spec to graph |
 //! | [`json`] | reads JSON, with errors that name the field |
 //! | `infer` | the shape and the parameters of each operation |

@@ -34,6 +34,21 @@ pub enum Network {
         #[serde(default)]
         dropout: f32,
     },
+    /// The sum of a deep part, as `tabular`, and a wide one: a linear layer on each dense input and a weight for each
+    /// category and output (Cheng et al. 2016). The wide part remembers, the deep one generalises.
+    WideAndDeep {
+        /// Widths of the deep part's hidden layers.
+        hidden: Vec<usize>,
+        /// Behind each hidden layer.
+        #[serde(default)]
+        activation: Activation,
+        /// Dropout rate behind each activation.
+        #[serde(default)]
+        dropout: f32,
+        /// Width of every embedding of the deep part; 0 chooses by cardinality, as for `tabular`.
+        #[serde(default)]
+        embedding_dims: usize,
+    },
     /// Hidden linear layers with an activation behind each, narrow in the middle, then the head: it learns to give back
     /// what it reads (Hinton & Salakhutdinov 2006). All inputs are dense.
     Autoencoder {
@@ -116,6 +131,12 @@ impl Network {
                 chain.join(*embedding_dims);
                 chain.mlp(hidden, Activation::Relu, *dropout);
                 Ok(chain.finish(outputs))
+            }
+            Network::WideAndDeep { hidden, activation, dropout, embedding_dims } => {
+                let mut chain = Chain::new(inputs);
+                let parts = chain.join(*embedding_dims);
+                chain.mlp(hidden, *activation, *dropout);
+                Ok(chain.finish_wide(&parts, outputs))
             }
             Network::Autoencoder { hidden, activation, dropout } => {
                 check_autoencoder(&inputs, hidden)?;
@@ -214,8 +235,8 @@ impl Chain {
         Chain { spec: Spec { version: SPEC_VERSION, inputs, layers: Vec::new() } }
     }
 
-    fn push(&mut self, name: &str, op: Op) {
-        self.push_on(name, Vec::new(), op);
+    fn push(&mut self, name: &str, op: Op) -> String {
+        self.push_on(name, Vec::new(), op)
     }
 
     /// Adds a layer and gives its name, which has a `_` behind it when an input is called so.
@@ -235,8 +256,9 @@ impl Chain {
         self.push(&name, op);
     }
 
-    /// Embeds index inputs, flattens images, and joins all into one vector when there are several.
-    fn join(&mut self, embedding_dims: usize) {
+    /// Embeds index inputs, flattens images, and joins all into one vector when there are several. Gives the vector of
+    /// each input.
+    fn join(&mut self, embedding_dims: usize) -> Vec<String> {
         let inputs = self.spec.inputs.clone();
         let mut parts = Vec::new();
         for input in &inputs {
@@ -255,8 +277,9 @@ impl Chain {
             }
         }
         if parts.len() > 1 {
-            self.push_on("features_joined", parts, Op::Concat);
+            self.push_on("features_joined", parts.clone(), Op::Concat);
         }
+        parts
     }
 
     fn mlp(&mut self, hidden: &[usize], activation: Activation, dropout: f32) {
@@ -273,6 +296,21 @@ impl Chain {
 
     fn finish(mut self, outputs: usize) -> Spec {
         self.push("head", Op::Linear { outputs, bias: true });
+        self.spec
+    }
+
+    /// As [`Chain::finish`], and adds what the inputs alone say; `parts` is what [`Chain::join`] gave.
+    fn finish_wide(mut self, parts: &[String], outputs: usize) -> Spec {
+        let mut sources = vec![self.push("head", Op::Linear { outputs, bias: true })];
+        for (input, part) in self.spec.inputs.clone().into_iter().zip(parts) {
+            let (source, op) = match &input.kind {
+                InputKind::Index { .. } => (&input.name, Op::Embedding { dims: outputs }),
+                // The head has the bias.
+                InputKind::Dense { .. } => (part, Op::Linear { outputs, bias: false }),
+            };
+            sources.push(self.push_on(&format!("{}_wide", input.name), vec![source.clone()], op));
+        }
+        self.push_on("sum", sources, Op::Add);
         self.spec
     }
 }
@@ -320,6 +358,21 @@ mod tests {
         let widths: Vec<usize> = graph.tables().iter().map(|t| t.dims).collect();
         assert_eq!(widths, [50, 9]);
         assert_eq!(graph.output_shape(), [2]);
+    }
+
+    #[test]
+    fn wide_and_deep_adds_a_weight_for_each_category_and_output() {
+        let json = r#"{"wide_and_deep": {"hidden": [8], "activation": "tanh", "embedding_dims": 3}}"#;
+        let image = Input { name: "image".into(), kind: InputKind::Dense { shape: vec![1, 2, 2] } };
+        let inputs = vec![dense(&[4]), index("carrier", 18), image];
+        let spec = Network::from_json(json).unwrap().build(inputs, 5).unwrap();
+        let graph = Graph::new(&spec).unwrap();
+        let deep = 18 * 3 + (4 + 3 + 4 + 1) * 8 + 9 * 5;
+        assert_eq!(graph.weight_count(), deep + 5 * (4 + 18 + 4));
+        let last = spec.layers.last().unwrap();
+        assert_eq!((&last.op, graph.output_shape()), (&Op::Add, &[5][..]));
+        assert_eq!(last.inputs, ["head", "x_wide", "carrier_wide", "image_wide"]);
+        assert_eq!(spec.layers.iter().find(|l| l.name == "image_wide").unwrap().inputs, ["image_flat"]);
     }
 
     #[test]

@@ -160,6 +160,22 @@ fn dropout_leaves_no_trace_and_attributes_are_those_of_the_layer() {
 }
 
 #[test]
+fn wide_and_deep_is_a_sum_of_parts_that_read_the_same_inputs() {
+    let columns = json!([number("n"), category("c", &["a"])]);
+    let file =
+        read(&model("classification", json!({"wide_and_deep": {"hidden": [2]}}), &columns, "error", 3));
+    check_order(&file);
+    let graph = file.graph.as_ref().unwrap();
+    let sum = graph.node.iter().find(|n| n.op_type == "Sum").unwrap();
+    assert_eq!(sum.input, ["head", "numbers_wide", "c_wide"]);
+    let node = |name: &str| graph.node.iter().find(|n| n.name == name).unwrap();
+    assert_eq!(node("numbers_wide").input, ["numbers.standard", "numbers_wide.weight"]);
+    assert_eq!(node("c_wide").input[1], node("c_embedding").input[1]);
+    let table = graph.initializer.iter().find(|t| t.name == node("c_wide").input[0]).unwrap();
+    assert_eq!(table.dims, [3, 3]);
+}
+
+#[test]
 fn a_reconstruction_gives_its_features_and_their_loss() {
     let scaling = json!({"mean": [0.0], "deviation": [1.0], "standardize": false});
     let columns = json!([{"one_hot": {"column": "c", "values": ["a", "b"]}},

@@ -180,6 +180,10 @@ impl TrainConfig {
             (Network::Autoencoder { .. }, Task::Classification | Task::Regression) => {
                 Err(Error::argument(format!("network autoencoder learns a reconstruction, task is {task}")))
             }
+            (Network::WideAndDeep { .. }, Task::Reconstruction) => Err(Error::argument(
+                "network wide_and_deep can copy its inputs, so it learns nothing of them as a reconstruction; \
+                 expected autoencoder",
+            )),
             _ => Ok(()),
         }
     }
@@ -345,5 +349,7 @@ mod tests {
             text("reconstruction", autoencoder, "softmax_cross_entropy", ""),
             "loss is softmax_cross_entropy, reconstruction expects auto, mean_squared_error or huber"
         );
+        let wide = text("reconstruction", r#"{"wide_and_deep": {"hidden": [4]}}"#, "auto", "");
+        assert!(wide.starts_with("network wide_and_deep can copy its inputs"), "{wide}");
     }
 }

@@ -6,7 +6,7 @@ use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Replica, Targets, Values};
 use firesteel_model::{Graph, InputKind, Spec};
 
 /// `(name, inputs, layers)` of every network; the output has 3 values.
-pub const NETWORKS: [(&str, &str, &str); 15] = [
+pub const NETWORKS: [(&str, &str, &str); 16] = [
     ("linear", X7, r#"{"name":"a","op":{"linear":{"outputs":3}}}"#),
     (
         "linear activations",
@@ -111,6 +111,19 @@ pub const NETWORKS: [(&str, &str, &str); 15] = [
         "an input that is the output's operand too",
         r#"{"name":"x","kind":{"dense":{"shape":[3]}}}"#,
         r#"{"name":"a","op":{"linear":{"outputs":3}}},{"name":"b","inputs":["a","x"],"op":"add"}"#,
+    ),
+    (
+        "wide and deep",
+        r#"{"name":"x","kind":{"dense":{"shape":[4]}}},{"name":"i","kind":{"index":{"cardinality":6}}},
+           {"name":"j","kind":{"index":{"cardinality":30}}}"#,
+        r#"{"name":"a","inputs":["i"],"op":{"embedding":{"dims":5}}},
+           {"name":"b","inputs":["j"],"op":{"embedding":{"dims":3}}},
+           {"name":"c","inputs":["x","a","b"],"op":"concat"},{"name":"d","op":{"linear":{"outputs":10}}},
+           {"name":"e","op":"tanh"},{"name":"f","op":{"linear":{"outputs":3}}},
+           {"name":"g","inputs":["x"],"op":{"linear":{"outputs":3,"bias":false}}},
+           {"name":"h","inputs":["i"],"op":{"embedding":{"dims":3}}},
+           {"name":"k","inputs":["j"],"op":{"embedding":{"dims":3}}},
+           {"name":"l","inputs":["f","g","h","k"],"op":"add"}"#,
     ),
 ];
 

@@ -149,3 +149,28 @@ fn a_warm_up_longer_than_the_training() {
         assert!(losses[3] < losses[0], "{schedule}: {losses:?}");
     }
 }
+
+/// More of them than are scored at a time; the network is that of the start, so a [`Predictor`] tells the same.
+#[test]
+fn every_held_out_row_counts_once() {
+    let network = r#"{"mlp": {"hidden": [4]}}"#;
+    let params = r#"{"epochs": 1, "optimizer": "sgd", "learningRate": 1e-30}"#;
+    let mut config = config("regression", network, params, r#"["distance", "hour"]"#, r#""label": "delay""#);
+    config.data.validation = Some("rest".into());
+    let rows = tabular(10_000);
+    let of = |name: &str| rows.column_by_name(name).unwrap().clone();
+    let rest: arrow_array::ArrayRef =
+        Arc::new(arrow_array::BooleanArray::from_iter((0..10_000).map(|r| Some(r >= 500))));
+    let names = ["distance", "hour", "delay"];
+    let rows = batch(names.iter().map(|n| (*n, of(n))).chain([("rest", rest)]).collect());
+    for parts in [deal(&rows, 1), deal(&rows, 2)] {
+        let model = train_on(Talk::Local, &config, &parts, None).remove(0).model.unwrap();
+        let found = model.history()[0].validation_metric.unwrap();
+        let predicted = Predictor::new(Arc::new(model), 1).predict(&rows).unwrap().values;
+        let delays = of("delay");
+        let delays: &arrow_array::Float64Array = delays.as_any().downcast_ref().unwrap();
+        let squares = (500..10_000).map(|r| (f64::from(predicted[r]) - delays.value(r)).powi(2));
+        let expected = (squares.sum::<f64>() / 9_500.0).sqrt();
+        assert!((found - expected).abs() < 1e-5 * expected, "{found}, expected {expected}");
+    }
+}

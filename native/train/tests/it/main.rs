@@ -9,4 +9,5 @@ mod input;
 mod learning;
 mod resume;
 mod support;
+mod wide_and_deep;
 mod world;

@@ -60,6 +60,15 @@ fn regression_at_any_world() {
 }
 
 #[test]
+fn wide_and_deep_at_any_world() {
+    let network = r#"{"wide_and_deep": {"hidden": [16], "activation": "tanh"}}"#;
+    let params = r#"{"epochs": 3, "batchSize": 50, "validationFraction": 0.2}"#;
+    let names = r#"["distance", "hour", "carrier"]"#;
+    let config = config("classification", network, params, names, r#""label": "late""#);
+    check(&config, &tabular(411), &[1, 2, 3], &[Talk::Local, Talk::Tcp]);
+}
+
+#[test]
 fn a_reconstruction_at_any_world() {
     let network = r#"{"autoencoder": {"hidden": [8, 3, 8], "activation": "tanh", "dropout": 0.1}}"#;
     let params = r#"{"epochs": 3, "batchSize": 50, "validationFraction": 0.2, "bucketBytes": 256}"#;
