@@ -86,6 +86,25 @@ fn the_example_of_the_digits() {
 }
 
 #[test]
+fn the_example_of_the_churn() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let printed = example("churn.sql", folder, &folder.join("models"));
+    let features = rows(&printed, "input,", 8);
+    assert!(features.iter().any(|row| row[0] == "days_away" && row[7] == "705"), "{printed}");
+    assert!(features.iter().any(|row| row[0] == "tags" && row[9] == "multi-hot"), "{printed}");
+    // Who knows the rule has 0.848.
+    assert!(value(results(&printed, "precision,"), "roc_auc") > 0.82, "{printed}");
+    // All that leave, and no one else, would be 5,450; to call all loses 1,825.
+    assert!((2300.0..5450.0).contains(&value(results(&printed, "call_from,"), "gained")), "{printed}");
+    let parts = rows(&printed, "part,", 5);
+    assert!(number(parts[0][1]) > 48.0 && number(parts[4][1]) < 5.0, "{printed}");
+    assert_eq!(rows(&printed, "id,probability,", 11)[10][0], "line", "ten to call: {printed}");
+    let offered = rows(&printed, "line,customers", 3);
+    assert!(offered.iter().all(|row| number(row[3]) < number(row[2])), "{printed}");
+}
+
+#[test]
 fn a_statement_that_fails_ends_a_script() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(
