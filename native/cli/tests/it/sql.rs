@@ -85,6 +85,41 @@ fn the_example_of_the_digits() {
     assert_eq!(results(&printed, "id,digit,").lines().count(), 1 + 24, "{printed}");
 }
 
+/// Ratings in the format of InstEval. Half the students like the lectures that the other half does not, which no mean of a
+/// student or a lecturer shows. Student 7 has rated all lecturers but 4, 9, 14 and so on.
+fn ratings(folder: &Path) {
+    let mut csv = String::from("student,lecturer,studage,lectage,service,dept,rating\n");
+    for student in 1..=300 {
+        for lecturer in (1..=100).filter(|lecturer| (student * 31 + lecturer * 17) % 5 != 0) {
+            let mood = f64::from(student * 37 % 11 - 5) / 5.0 + f64::from(lecturer * 53 % 13 - 6) / 6.0;
+            let (service, likes) = (lecturer % 2, if (student + lecturer) % 2 == 0 { 0.8 } else { -0.8 });
+            let rating = (3.0 + mood + likes).round().clamp(1.0, 5.0);
+            let (studage, lectage, dept) = (2 + student % 4 * 2, 1 + (student + lecturer) % 6, lecturer % 5);
+            csv += &format!("{student},{lecturer},{studage},{lectage},{service},{dept},{rating}\n");
+        }
+    }
+    fs::write(folder.join("insteval.csv"), csv).unwrap();
+}
+
+#[test]
+fn the_example_of_the_recommendation() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    ratings(folder);
+    let printed = example("recommendation.sql", folder, &folder.join("models"));
+    let errors = results(&printed, "ratings,mean_only");
+    assert!((2300.0..2500.0).contains(&value(errors, "ratings")), "{printed}");
+    assert!(value(errors, "mean_only") > 1.1 && value(errors, "biases_only") > 0.8, "{printed}");
+    assert!(value(errors, "network") < 0.5, "{printed}");
+    let parts = rows(&printed, "part,", 5);
+    assert!(number(parts[0][3]) > 4.0 && number(parts[4][3]) < 2.0, "{printed}");
+
+    let best = rows(&printed, "lecturer,", 10);
+    let lecturers: Vec<_> = best.iter().map(|row| row[0].parse::<u32>().unwrap()).collect();
+    assert!(lecturers.iter().all(|lecturer| lecturer % 5 == 4), "rated already: {printed}");
+    assert!(lecturers[..5].iter().all(|lecturer| lecturer % 2 == 1), "disliked: {printed}");
+}
+
 #[test]
 fn the_example_of_the_churn() {
     let folder = tempfile::tempdir().unwrap();
