@@ -55,13 +55,19 @@ impl About {
             Feature { column: encoding.column().into(), data_type: data_type.to_string(), kind }
         };
         let classes = (task == Task::Classification).then(|| (0..outputs).map(|c| c.to_string()).collect());
+        let (model_type, data_type) = match task {
+            Task::Classification => ("dnn_classifier", Some(DataType::Int64)),
+            Task::Regression => ("dnn_regressor", Some(DataType::Float64)),
+            Task::Reconstruction => ("autoencoder", None),
+        };
+        let label = data_type.map(|data_type| Label {
+            column: model.label().into(),
+            data_type: data_type.to_string(),
+            classes,
+        });
         About {
-            model_type: if classes.is_some() { "dnn_classifier" } else { "dnn_regressor" }.into(),
-            label: Some(Label {
-                column: model.label().into(),
-                data_type: if classes.is_some() { DataType::Int64 } else { DataType::Float64 }.to_string(),
-                classes,
-            }),
+            model_type: model_type.into(),
+            label,
             features: model.preprocessing().columns.iter().map(feature).collect(),
             transform: None,
         }
@@ -74,7 +80,14 @@ impl About {
     pub fn label(&self) -> Result<&Label> {
         match &self.label {
             Some(label) => Ok(label),
-            None => plan_err!("a model of type {} predicts no label", self.model_type),
+            None => plan_err!(
+                "a model of type {} predicts no label{}",
+                self.model_type,
+                match self.model_type.as_str() {
+                    "autoencoder" => "; ask ML.RECONSTRUCTION_LOSS or ML.EMBED",
+                    _ => "; ask ML.TRANSFORM",
+                }
+            ),
         }
     }
 

@@ -2,12 +2,43 @@
 
 use datafusion::common::DataFusionError;
 use firesteel_error::{Error, Kind};
+use firesteel_train::params::{TABLE, camel_case};
+
+use crate::options;
 
 /// An error of the training loop or the engine.
 pub(crate) fn outside(e: Error) -> DataFusionError {
+    let message = in_sql(&e.to_string());
     match e.kind() {
-        Kind::InvalidArgument => DataFusionError::Plan(e.to_string()),
-        Kind::Internal => DataFusionError::Internal(e.to_string()),
-        _ => DataFusionError::Execution(e.to_string()),
+        Kind::InvalidArgument => DataFusionError::Plan(message),
+        Kind::Internal => DataFusionError::Internal(message),
+        _ => DataFusionError::Execution(message),
+    }
+}
+
+/// The loop speaks of `learningRate`, as Spark does; SQL calls it `learn_rate`.
+fn in_sql(message: &str) -> String {
+    let mut out = String::with_capacity(message.len());
+    let mut rest = message;
+    while !rest.is_empty() {
+        let word = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(word.max(rest.chars().next().map_or(0, char::len_utf8)));
+        let param = TABLE.iter().find(|p| p.name.contains('_') && camel_case(p.name) == word);
+        out.push_str(param.map_or(word, |param| options::name_of(param.name)));
+        rest = behind;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_have_their_names() {
+        let message = "training diverged – a smaller learningRate may help; handleInvalid 'skip' drops rows";
+        let wanted = "training diverged – a smaller learn_rate may help; on_null 'skip' drops rows";
+        assert_eq!(in_sql(message), wanted);
+        assert_eq!(in_sql("column 'learningRates' is é"), "column 'learningRates' is é");
     }
 }

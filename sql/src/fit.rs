@@ -80,7 +80,7 @@ impl Fit {
     /// # Errors
     /// Of the rows, naming the column; `Diverged`; `Cancelled`.
     pub(crate) fn run(mut self) -> Result<Fitted> {
-        if self.spec.label.is_none() {
+        if self.spec.task.is_none() {
             return self.only_transforms();
         }
         let mut notices = self.settle()?;
@@ -130,7 +130,7 @@ impl Fit {
         if rows == 0 {
             return exec_err!("the training query returned 0 rows");
         }
-        if unlabelled == rows {
+        if unlabelled == rows && self.spec.label.is_some() {
             let column = &self.about.label()?.column;
             return exec_err!("label column '{column}' is NULL in all {rows} rows: nothing to learn");
         }
@@ -183,7 +183,10 @@ impl Fit {
     ) -> firesteel_error::Result<TrainConfig> {
         let columns = self.about.features.iter().flat_map(|f| f.kind.columns(&f.column));
         let features: Vec<Value> = columns.map(|column| json!({"column": column})).collect();
-        let mut data = json!({"features": features, "label": self.spec.label});
+        let mut data = json!({"features": features});
+        if let Some(label) = &self.spec.label {
+            data["label"] = label.as_str().into();
+        }
         if roles.any(Role::Evaluate) {
             data["validation"] = HELD_OUT.into();
         }
@@ -198,7 +201,7 @@ impl Fit {
             params.insert("patience".into(), patience.into());
         }
         let mut config = json!({
-            "task": if self.spec.classifier { "classification" } else { "regression" },
+            "task": self.spec.task,
             "network": recipe.network,
             "params": params,
             "data": data,
@@ -330,7 +333,7 @@ impl Fit {
 
     /// How good the model is on rows that it was not trained on.
     fn measure(&self, model: &Arc<Model>, roles: &Roles, role: Role) -> Result<Option<Measures>> {
-        if !roles.any(role) {
+        if !roles.any(role) || self.spec.label.is_none() {
             return Ok(None);
         }
         let predictor = Predictor::new(model.clone(), 1);

@@ -39,7 +39,9 @@ pub(crate) async fn read(uri: &str) -> Result<Imported> {
                 exec_datafusion_err!("{ABOUT} in {} cannot be read: {e}", directory.display())
             })?,
         };
-        about.predicted_fields()?;
+        if about.label.is_some() {
+            about.predicted_fields()?;
+        }
         // Refuses what does not fit together.
         LoadedModel::new(model, Arc::new(about.clone()))?;
         Ok(Imported { about, files })

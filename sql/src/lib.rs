@@ -31,6 +31,7 @@
 //! | [`spool`], `fit`, `weights`, `profile` | its rows, its training, what rows count, what is known of its features |
 //! | `trials`, `draw` | the trainings of a search; numbers that look random |
 //! | [`predict`], [`measure`] | `ML.PREDICT`, `ML.EVALUATE` and the like as plans |
+//! | [`answer`], `explain` | what they say of each row; why a prediction is so |
 //! | `relation`, [`planner`] | how they get into plans |
 //! | `evaluate`, `info` | measures; what a commit says |
 //! | `functions` | `nn_predict_value` and the like |
@@ -39,11 +40,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod about;
+pub mod answer;
 pub mod create;
 mod draw;
 pub mod encode;
 mod error;
 mod evaluate;
+mod explain;
 mod export;
 mod fit;
 mod functions;

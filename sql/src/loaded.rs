@@ -71,8 +71,13 @@ impl LoadedModel {
         4 * self.model().weights().len() + 4096
     }
 
+    /// What scores rows.
+    pub(crate) fn predictor(&self) -> &Predictor {
+        &self.predictor
+    }
+
     /// The features of a query's batch, as the training loop reads them.
-    fn features(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    pub(crate) fn features(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         match &self.transform {
             Some(transform) => self.encoder.features(&transform.features.apply(batch)?),
             None => self.encoder.features(batch),
@@ -156,5 +161,10 @@ impl LoadedModel {
 
 /// Which rows have a prediction; a model that skips unusable rows has none for them.
 pub(crate) fn scored(predictions: &Predictions) -> Option<NullBuffer> {
-    predictions.skipped.as_ref().map(|skipped| skipped.iter().map(|s| *s == 0).collect())
+    nulls(predictions.skipped.as_deref())
+}
+
+/// NULL for each row that is marked as skipped.
+pub(crate) fn nulls(skipped: Option<&[u8]>) -> Option<NullBuffer> {
+    skipped.map(|skipped| skipped.iter().map(|s| *s == 0).collect())
 }

@@ -16,6 +16,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use crate::about::About;
+use crate::answer::Answer;
 use crate::create::{CreateModel, TrainExec};
 use crate::functions::of_models;
 use crate::measure::{MeasureExec, MlMeasure};
@@ -45,7 +46,7 @@ impl PinVersions {
         let any = node.as_any();
         let pinned: Arc<dyn UserDefinedLogicalNode> = if let Some(node) = any.downcast_ref::<MlPredict>() {
             let (version, about) = self.version(&node.model, node.asked, &node.about)?;
-            let shown = format!("ML.PREDICT({})", node.model);
+            let shown = format!("{}({})", node.settings.answer.function(), node.model);
             about.check(&shown, node.input.schema().as_arrow())?;
             Arc::new(MlPredict { version: Some(version), about, ..node.clone() })
         } else if let Some(node) = any.downcast_ref::<MlMeasure>() {
@@ -86,7 +87,8 @@ impl PinVersions {
         let snapshot = self.models.snapshot();
         let entry = snapshot.resolve(model, asked)?;
         let about = Arc::new(Models::about(entry)?);
-        if about.predicted_fields()? != planned.predicted_fields()? {
+        let made = |about: &About| about.label.is_some().then(|| about.predicted_fields()).transpose();
+        if made(&about)? != made(planned)? {
             return plan_err!(
                 "model '{model}' predicts other columns in version {} than when this view was made; make the view again",
                 entry.version
@@ -146,7 +148,7 @@ fn below(plan: LogicalPlan, read: &mut Vec<Column>) -> Result<Transformed<Logica
                 return Ok(Transformed::no(plan));
             };
             let name = predict.about.probabilities();
-            if !predict.settings.probabilities
+            if !matches!(predict.settings.answer, Answer::Predict { probabilities: true, .. })
                 || predict.about.classes().is_none()
                 || read.iter().any(|c| c.name == name)
             {

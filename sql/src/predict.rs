@@ -1,4 +1,4 @@
-//! `ML.PREDICT`: a node of its own, so that the network sees each row once whatever is done with its answers.
+//! `ML.PREDICT` and the like: a node of its own, so that the network sees each row once whatever is done with its answers.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, DFSchemaRef, Result, internal_err, plan_err};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
@@ -25,28 +25,19 @@ use datafusion::physical_plan::{
 use futures::{Stream, StreamExt, ready};
 
 use crate::about::About;
+use crate::answer::Answer;
 use crate::loaded::LoadedModel;
 use crate::models::Models;
 use crate::name::ModelName;
 use crate::store::VersionEntry;
 
-/// What `ML.PREDICT` is asked for besides model and rows.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+/// What is asked for besides model and rows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd)]
 pub struct PredictSettings {
-    /// Of two classes: from which probability on the second is predicted.
-    pub threshold: Option<f64>,
+    /// What is said of each row.
+    pub answer: Answer,
     /// Whether the input's columns are kept.
     pub keep_original_columns: bool,
-    /// How many classes the list of probabilities has.
-    pub top_k: Option<usize>,
-    /// Whether somebody reads the list of probabilities.
-    pub probabilities: bool,
-}
-
-impl Default for PredictSettings {
-    fn default() -> PredictSettings {
-        PredictSettings { threshold: None, keep_original_columns: true, top_k: None, probabilities: true }
-    }
 }
 
 /// The logical node.
@@ -77,14 +68,16 @@ impl MlPredict {
     ) -> Result<MlPredict> {
         let arrow = input.schema().as_arrow();
         let shown = asked.map_or_else(|| model.to_string(), |v| format!("{model}@{v}"));
-        about.check(&format!("ML.PREDICT({shown})"), arrow)?;
-        if settings.threshold.is_some() && !about.is_binary() {
+        let function = settings.answer.function();
+        let made = settings.answer.fields(&about)?;
+        about.check(&format!("{function}({shown})"), arrow)?;
+        if matches!(settings.answer, Answer::Predict { threshold: Some(_), .. }) && !about.is_binary() {
             return plan_err!("threshold is for models of two classes; {shown} is no such model");
         }
-        for name in [about.predicted(), about.probabilities()] {
-            if settings.keep_original_columns && arrow.field_with_name(&name).is_ok() {
+        for name in made.iter().map(Field::name) {
+            if settings.keep_original_columns && arrow.field_with_name(name).is_ok() {
                 return plan_err!(
-                    "input of ML.PREDICT has a column '{name}'; rename it or use keep_original_columns => FALSE"
+                    "input of {function} has a column '{name}'; rename it or use keep_original_columns => FALSE"
                 );
             }
         }
@@ -98,7 +91,10 @@ impl MlPredict {
 
     /// Only the predictions, without the list of probabilities.
     pub(crate) fn without_probabilities(&self) -> Result<MlPredict> {
-        let settings = PredictSettings { probabilities: false, ..self.settings };
+        let mut settings = self.settings.clone();
+        if let Answer::Predict { probabilities, .. } = &mut settings.answer {
+            *probabilities = false;
+        }
         let schema = schema(&self.input, &self.about, &settings)?;
         Ok(MlPredict { settings, schema, ..self.clone() })
     }
@@ -120,8 +116,8 @@ fn schema(input: &LogicalPlan, about: &About, settings: &PredictSettings) -> Res
         true => input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).collect(),
         false => Vec::new(),
     };
-    let made = about.predicted_fields()?.into_iter().take(1 + usize::from(settings.probabilities));
-    fields.extend(made.map(|f| (None, Arc::new(f))));
+    let made = settings.answer.fields(about)?;
+    fields.extend(made.into_iter().map(|f| (None, Arc::new(f))));
     Ok(Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?))
 }
 
@@ -131,7 +127,6 @@ impl PartialEq for MlPredict {
     }
 }
 
-// Thresholds are never NaN: they come from literals.
 impl Eq for MlPredict {}
 
 impl PartialOrd for MlPredict {
@@ -149,8 +144,7 @@ impl PartialOrd for MlPredict {
 impl Hash for MlPredict {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.key().hash(state);
-        self.settings.threshold.map(f64::to_bits).hash(state);
-        (self.settings.keep_original_columns, self.settings.top_k, self.settings.probabilities).hash(state);
+        self.settings.hash(state);
         self.input.hash(state);
     }
 }
@@ -173,11 +167,12 @@ impl UserDefinedLogicalNodeCore for MlPredict {
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
-        HashSet::from([self.about.predicted(), self.about.probabilities()])
+        let made = self.schema.fields().iter().skip(self.originals());
+        made.map(|field| field.name().clone()).collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "MlPredict: model={}", self.model)?;
+        write!(f, "MlPredict: {} model={}", self.settings.answer.function(), self.model)?;
         match self.version {
             Some(version) => write!(f, "@{version}"),
             None => Ok(()),
@@ -230,7 +225,7 @@ impl PredictExec {
         Ok(PredictExec {
             input,
             entry,
-            settings: node.settings,
+            settings: node.settings.clone(),
             models,
             properties,
             metrics: ExecutionPlanMetricsSet::new(),
@@ -249,11 +244,12 @@ fn properties(schema: &Schema, input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProper
 
 impl DisplayAs for PredictExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(
-            f,
-            "PredictExec: model={}@{}, probabilities={}",
-            self.entry.model, self.entry.version, self.settings.probabilities
-        )
+        let VersionEntry { model, version, .. } = &*self.entry;
+        write!(f, "PredictExec: {} model={model}@{version}", self.settings.answer.function())?;
+        match self.settings.answer {
+            Answer::Predict { probabilities, .. } => write!(f, ", probabilities={probabilities}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -312,7 +308,7 @@ impl ExecutionPlan for PredictExec {
             input,
             loading: Some(Box::pin(loading)),
             model: None,
-            settings: self.settings,
+            settings: self.settings.clone(),
             schema: self.schema(),
             rows: MetricBuilder::new(&self.metrics).counter("rows_predicted", partition),
             metrics: BaselineMetrics::new(&self.metrics, partition),
@@ -352,13 +348,9 @@ impl Predicted {
 
     fn predict(&self, model: &LoadedModel, batch: &RecordBatch) -> Result<RecordBatch> {
         let _timer = self.metrics.elapsed_compute().timer();
-        let predictions = model.predict(batch)?;
         let mut columns =
             if self.settings.keep_original_columns { batch.columns().to_vec() } else { Vec::new() };
-        columns.push(model.values(&predictions, self.settings.threshold)?);
-        if columns.len() < self.schema.fields().len() {
-            columns.push(model.probabilities(&predictions, self.settings.top_k)?);
-        }
+        columns.extend(self.settings.answer.columns(model, batch)?);
         self.rows.add(batch.num_rows());
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }

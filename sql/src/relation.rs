@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::about::About;
+use crate::answer::Answer;
 use crate::info;
 use crate::measure::{Measure, MlMeasure};
 use crate::models::Models;
@@ -23,8 +24,11 @@ use crate::predict::{MlPredict, PredictSettings};
 const SCHEMA: &str = "ml";
 
 /// What a relation reads.
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 11] = [
     "predict",
+    "explain_predict",
+    "embed",
+    "reconstruction_loss",
     "evaluate",
     "confusion_matrix",
     "roc_curve",
@@ -33,6 +37,15 @@ const FUNCTIONS: [&str; 8] = [
     "trial_info",
     "transform",
 ];
+
+/// Features that an explanation names, unless it is told otherwise.
+const TOP_FEATURES: usize = 5;
+
+/// Orders of features that an explanation tries, unless it is told otherwise.
+const ORDERS: usize = 10;
+
+/// Each costs as many predictions a row as there are features.
+const MOST_ORDERS: usize = 1000;
 
 const NO_ROWS: &str = "expected TABLE name or (query) behind the model";
 
@@ -176,7 +189,9 @@ impl MlRelations {
         let entry = snapshot.resolve(&call.model, call.version)?;
         let about = Arc::new(Models::about(entry)?);
         let measure = match call.function.as_str() {
-            "predict" => return self.predict(call, about, context),
+            "predict" | "explain_predict" | "embed" | "reconstruction_loss" => {
+                return scored(call, about, context);
+            }
             "transform" => return transform(&call, &about, context),
             "training_info" => {
                 call.settings(context, &[], &mut |_, _| Ok(()))?;
@@ -194,6 +209,7 @@ impl MlRelations {
             "roc_curve" => Measure::Roc,
             _ => Measure::Evaluate,
         };
+        about.label()?;
         let mut threshold = None;
         call.settings(context, &["threshold"], &mut |name, value| {
             threshold = Some(fraction(name, &value)?);
@@ -204,30 +220,49 @@ impl MlRelations {
                 let node = MlMeasure::new(measure, input, (call.model, call.version), about, threshold)?;
                 Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
             }
+            None if measure == Measure::Evaluate && threshold.is_some() => {
+                plan_err!("{}: threshold needs rows; what was held out was measured without", call.shown())
+            }
             None if measure == Measure::Evaluate => info::evaluation(entry, &about),
             None => plan_err!("{}: {NO_ROWS}", call.shown()),
         }
     }
+}
 
-    fn predict(
-        &self,
-        call: Call,
-        about: Arc<About>,
-        context: &mut dyn RelationPlannerContext,
-    ) -> Result<LogicalPlan> {
-        let mut settings = PredictSettings::default();
-        call.settings(context, &["threshold", "keep_original_columns", "top_k"], &mut |name, value| {
-            match name {
-                "threshold" => settings.threshold = Some(fraction(name, &value)?),
-                "top_k" => settings.top_k = Some(count(name, &value)?),
-                _ => settings.keep_original_columns = flag(name, &value)?,
+/// A relation that says something of each row.
+fn scored(call: Call, about: Arc<About>, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    let mut keep_original_columns = true;
+    let (mut answer, own): (Answer, &[&str]) = match call.function.as_str() {
+        "explain_predict" => {
+            (Answer::Explain { top: TOP_FEATURES, orders: ORDERS }, &["top_k_features", "num_orders"])
+        }
+        "embed" => (Answer::Embed { layer: None }, &["layer"]),
+        "reconstruction_loss" => (Answer::Loss { top: TOP_FEATURES }, &["top_k_features"]),
+        _ => (Answer::Predict { threshold: None, top_k: None, probabilities: true }, &["threshold", "top_k"]),
+    };
+    let known: Vec<&str> = own.iter().copied().chain(["keep_original_columns"]).collect();
+    call.settings(context, &known, &mut |name, value| {
+        match (name, &mut answer) {
+            ("threshold", Answer::Predict { threshold, .. }) => *threshold = Some(fraction(name, &value)?),
+            ("top_k", Answer::Predict { top_k, .. }) => *top_k = Some(count(name, &value)?),
+            ("top_k_features", Answer::Explain { top, .. } | Answer::Loss { top }) => {
+                *top = count(name, &value)?
             }
-            Ok(())
-        })?;
-        let input = call.rows(context)?;
-        let node = MlPredict::new(input, call.model, call.version, about, settings)?;
-        Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
-    }
+            ("num_orders", Answer::Explain { orders, .. }) => {
+                *orders = count(name, &value)?;
+                if *orders > MOST_ORDERS {
+                    return plan_err!("{name} is {orders}, expected at most {MOST_ORDERS}");
+                }
+            }
+            ("layer", Answer::Embed { layer }) => *layer = Some(text(name, &value)?),
+            _ => keep_original_columns = flag(name, &value)?,
+        }
+        Ok(())
+    })?;
+    let settings = PredictSettings { answer, keep_original_columns };
+    let input = call.rows(context)?;
+    let node = MlPredict::new(input, call.model, call.version, about, settings)?;
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
 /// `ML.TRANSFORM`: the columns that the model reads, made of those of the query.
@@ -254,6 +289,13 @@ fn count(name: &str, value: &ScalarValue) -> Result<usize> {
     match value {
         ScalarValue::Int64(Some(number)) if *number > 0 => Ok(*number as usize),
         _ => plan_err!("{name} expects a whole number from 1 on, got {value}"),
+    }
+}
+
+fn text(name: &str, value: &ScalarValue) -> Result<String> {
+    match value.try_as_str() {
+        Some(Some(text)) => Ok(text.to_owned()),
+        _ => plan_err!("{name} expects a string, got {value}"),
     }
 }
 

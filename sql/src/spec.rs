@@ -18,6 +18,8 @@ pub struct TrainSpec {
     pub sql: String,
     /// As the user gave it, `dnn_classifier` for example.
     pub model_type: String,
+    /// What the training loop learns, if anything.
+    pub task: Option<Task>,
     /// Whether it predicts classes.
     pub classifier: bool,
     /// The column that is learned, if one is.
@@ -74,6 +76,7 @@ impl TrainSpec {
             name: create.name.clone(),
             sql: create.sql.clone(),
             model_type: model_type.to_owned(),
+            task,
             classifier,
             label: options.label().map(str::to_owned),
             features: options.feature_cols.clone(),

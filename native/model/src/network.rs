@@ -33,6 +33,9 @@ pub enum Network {
         /// Dropout rate behind each activation.
         #[serde(default)]
         dropout: f32,
+        /// Behind each hidden layer.
+        #[serde(default)]
+        activation: Activation,
     },
     /// The sum of a deep part, as `tabular`, and a wide one: a linear layer on each dense input and a weight for each
     /// category and output (Cheng et al. 2016). The wide part remembers, the deep one generalises.
@@ -126,10 +129,10 @@ impl Network {
                 chain.mlp(hidden, *activation, *dropout);
                 Ok(chain.finish(outputs))
             }
-            Network::Tabular { hidden, embedding_dims, dropout } => {
+            Network::Tabular { hidden, embedding_dims, dropout, activation } => {
                 let mut chain = Chain::new(inputs);
                 chain.join(*embedding_dims);
-                chain.mlp(hidden, Activation::Relu, *dropout);
+                chain.mlp(hidden, *activation, *dropout);
                 Ok(chain.finish(outputs))
             }
             Network::WideAndDeep { hidden, activation, dropout, embedding_dims } => {

@@ -17,7 +17,10 @@ pub(super) const FORMS: &[(&str, &str)] = &[
     ("sigmoid", "the logistic function"),
     ("gelu", "x·Φ(x)"),
     ("dropout(0.1)", "zeroes this part of the values in training"),
-    ("batch_norm", "standardises over the batch; `epsilon=1e-5`, `momentum=0.1`"),
+    (
+        "batch_norm",
+        "standardises over the rows of a step that one worker has, so small batches want `workers = 1`; `epsilon=1e-5`, `momentum=0.1`",
+    ),
     ("layer_norm", "standardises each row; `epsilon=1e-5`"),
     ("flatten", "any shape to one axis"),
 ];

@@ -110,3 +110,14 @@ impl ExportOptions {
         })
     }
 }
+
+/// What SQL calls a hyper-parameter of the training loop.
+pub(crate) fn name_of(param: &'static str) -> &'static str {
+    match param {
+        "handle_invalid" => "on_null",
+        _ => {
+            let of = |row: &&table::Row| matches!(row.kind, table::Kind::Param(name) if name == param);
+            table::ROWS.iter().find(of).map_or(param, |row| row.name)
+        }
+    }
+}

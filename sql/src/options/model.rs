@@ -1,7 +1,7 @@
 //! The options of `CREATE MODEL`.
 
 use datafusion::common::{Result, plan_datafusion_err, plan_err};
-use firesteel_model::{Activation, Network};
+use firesteel_model::Network;
 use firesteel_train::{Params, Task};
 use serde_json::{Map, Value};
 
@@ -65,6 +65,12 @@ pub enum ModelType {
     LogisticReg,
     /// A number, by one linear layer.
     LinearReg,
+    /// A class, by a network and a linear model together.
+    WideAndDeepClassifier,
+    /// A number, by a network and a linear model together.
+    WideAndDeepRegressor,
+    /// The features themselves, by a network that is narrow in the middle.
+    Autoencoder,
     /// Nothing but the statistics of the transforms.
     TransformOnly,
 }
@@ -77,6 +83,9 @@ impl ModelType {
             ModelType::DnnRegressor => "dnn_regressor",
             ModelType::LogisticReg => "logistic_reg",
             ModelType::LinearReg => "linear_reg",
+            ModelType::WideAndDeepClassifier => "dnn_linear_combined_classifier",
+            ModelType::WideAndDeepRegressor => "dnn_linear_combined_regressor",
+            ModelType::Autoencoder => "autoencoder",
             ModelType::TransformOnly => "transform_only",
         }
     }
@@ -84,17 +93,30 @@ impl ModelType {
     /// What the engine learns, if it does.
     pub fn task(self) -> Option<Task> {
         match self {
-            ModelType::DnnClassifier | ModelType::LogisticReg => Some(Task::Classification),
-            ModelType::DnnRegressor | ModelType::LinearReg => Some(Task::Regression),
+            ModelType::DnnClassifier | ModelType::LogisticReg | ModelType::WideAndDeepClassifier => {
+                Some(Task::Classification)
+            }
+            ModelType::DnnRegressor | ModelType::LinearReg | ModelType::WideAndDeepRegressor => {
+                Some(Task::Regression)
+            }
+            ModelType::Autoencoder => Some(Task::Reconstruction),
             ModelType::TransformOnly => None,
         }
     }
 
     fn of(name: &str) -> Option<ModelType> {
         use ModelType::*;
-        [DnnClassifier, DnnRegressor, LogisticReg, LinearReg, TransformOnly]
-            .into_iter()
-            .find(|t| t.name() == name)
+        let all = [
+            DnnClassifier,
+            DnnRegressor,
+            LogisticReg,
+            LinearReg,
+            WideAndDeepClassifier,
+            WideAndDeepRegressor,
+            Autoencoder,
+            TransformOnly,
+        ];
+        all.into_iter().find(|t| t.name() == name)
     }
 }
 
@@ -159,6 +181,9 @@ pub enum OnUnseen {
     Error,
 }
 
+/// The hidden layers of an autoencoder, unless it is told otherwise.
+const NARROW: [usize; 3] = [32, 8, 32];
+
 /// How much the rows of each class count.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClassWeights {
@@ -191,6 +216,17 @@ const OF_TRANSFORM_ONLY: [&str; 10] = [
     "model_type",
     "on_null",
     "workers",
+];
+
+/// What `autoencoder` does not take: it has no label, and its strings are one-hot.
+const NOT_OF_AUTOENCODER: [&str; 7] = [
+    "auto_class_weights",
+    "class_weights",
+    "embedding_dims",
+    "hparam_tuning_algorithm",
+    "hparam_tuning_objectives",
+    "input_label_cols",
+    "num_trials",
 ];
 
 impl ModelOptions {
@@ -255,6 +291,13 @@ fn check_suits(given: &Given, model_type: ModelType) -> Result<()> {
             let hidden = |name: &&str| NETWORK.contains(name) && *name != "embedding_dims";
             searched.find(hidden).or_else(|| given.names().find(hidden))
         }
+        ModelType::Autoencoder => {
+            let stray = |name: &&str| NOT_OF_AUTOENCODER.contains(name);
+            searched.next().or_else(|| given.names().find(stray))
+        }
+        ModelType::WideAndDeepClassifier | ModelType::WideAndDeepRegressor => {
+            given.names().find(|name| *name == "layers")
+        }
         ModelType::DnnClassifier | ModelType::DnnRegressor => None,
     };
     match without_effect {
@@ -270,7 +313,7 @@ type Columns = (Vec<String>, Option<Vec<String>>, Vec<String>);
 
 fn columns(given: &Given, model_type: ModelType) -> Result<Columns> {
     let labels = match (given.texts("input_label_cols"), model_type) {
-        (None, ModelType::TransformOnly) => vec![],
+        (None, ModelType::TransformOnly | ModelType::Autoencoder) => vec![],
         (None, _) => vec!["label".to_owned()],
         (Some(labels), _) if labels.len() == 1 => labels,
         (Some(labels), _) => {
@@ -297,27 +340,34 @@ fn network(given: &Given, model_type: ModelType) -> Result<Option<Network>> {
     let hidden = match model_type {
         ModelType::TransformOnly => return Ok(None),
         ModelType::LogisticReg | ModelType::LinearReg => vec![],
+        ModelType::Autoencoder => given.counts("hidden_units").unwrap_or_else(|| NARROW.to_vec()),
         _ => given.counts("hidden_units").unwrap_or_else(|| vec![DEFAULT_WIDTH]),
     };
     if let (Some(words), Some(option)) = (given.texts("layers"), given.option("layers")) {
         if let Some(other) = given.first_of(&["hidden_units", "dropout", "embedding_dims"]) {
-            return plan_err!("{} does not go with layers{}; write it as a layer", other.name, other.place());
+            let instead = match other.name.as_str() {
+                "hidden_units" => "write dense(64) for each",
+                "dropout" => "write dropout(0.1) where it belongs",
+                _ => "the number of categories decides there",
+            };
+            return plan_err!("{} does not go with layers{}; {instead}", other.name, other.place());
         }
         let ops = layers::parse(&words, activation);
         let ops = ops.map_err(|message| plan_datafusion_err!("layers{}: {message}", option.place()))?;
         return Ok(Some(Network::Sequential { layers: ops }));
     }
-    let Some(embedding_dims) = given.count("embedding_dims") else {
-        return Ok(Some(Network::Mlp { hidden, activation, dropout }));
-    };
-    match given.option("activation_fn") {
-        Some(option) if activation != Activation::Relu => plan_err!(
-            "activation_fn {} with embedding_dims is not supported yet{}; use relu",
-            option.value,
-            option.place()
-        ),
-        _ => Ok(Some(Network::Tabular { hidden, embedding_dims, dropout })),
+    match model_type {
+        ModelType::Autoencoder => return Ok(Some(Network::Autoencoder { hidden, activation, dropout })),
+        ModelType::WideAndDeepClassifier | ModelType::WideAndDeepRegressor => {
+            let embedding_dims = given.count("embedding_dims").unwrap_or(0);
+            return Ok(Some(Network::WideAndDeep { hidden, activation, dropout, embedding_dims }));
+        }
+        _ => {}
     }
+    Ok(Some(match given.count("embedding_dims") {
+        None => Network::Mlp { hidden, activation, dropout },
+        Some(embedding_dims) => Network::Tabular { hidden, embedding_dims, dropout, activation },
+    }))
 }
 
 /// Hyper-parameters, checked together.

@@ -70,7 +70,7 @@ const fn param(name: &'static str, param: &'static str, default: &'static str) -
 /// Of `CREATE MODEL` and `RETRAIN MODEL`. Every other hyper-parameter is an option of its own name.
 pub const ROWS: &[Row] = &[
     Row {
-        not_yet: &["dnn_linear_combined_classifier", "dnn_linear_combined_regressor", "autoencoder"],
+        not_yet: &["kmeans", "boosted_tree_classifier", "boosted_tree_regressor"],
         ..row(
             "model_type",
             Kind::Choice(&[
@@ -78,16 +78,19 @@ pub const ROWS: &[Row] = &[
                 "dnn_regressor",
                 "logistic_reg",
                 "linear_reg",
+                "dnn_linear_combined_classifier",
+                "dnn_linear_combined_regressor",
+                "autoencoder",
                 "transform_only",
             ]),
             "",
-            "what is learned: a class or a number, by a network or a linear model, or only the transforms; required",
+            "what is learned: a class or a number, by a network, a linear model or both together; the features themselves; or only the transforms; required",
         )
     },
     row("input_label_cols", Kind::Texts, "['label']", "the column that is learned; one"),
     row("feature_cols", Kind::Texts, "all others", "the columns that are learned from"),
     row("exclude_cols", Kind::Texts, "none", "columns that are not learned from"),
-    row("hidden_units", Kind::Widths, "[64]", "widths of the hidden layers"),
+    row("hidden_units", Kind::Widths, "[64]", "widths of the hidden layers; of an autoencoder [32, 8, 32]"),
     row("layers", Kind::Texts, "none", "layers one behind the other, instead of hidden_units; see below"),
     Row {
         not_yet: &["relu6", "elu", "selu", "crelu"],
@@ -215,7 +218,7 @@ pub const ROWS: &[Row] = &[
     row("description", Kind::Text, "none", "a note, shown by SHOW MODELS"),
     row("labels", Kind::Texts, "none", "words to find the model by"),
     row("l1_reg", Kind::NotYet("use l2_reg"), "0", ""),
-    row("l1_reg_activation", Kind::NotYet("it belongs to autoencoders"), "0", ""),
+    row("l1_reg_activation", Kind::NotYet("make the narrowest layer narrower"), "0", ""),
     row("grad_clip_norm", Kind::NotYet("lower learn_rate"), "0", ""),
     row("sync_every", Kind::NotYet("workers agree each step"), "0", ""),
     row("encoding", Kind::NotYet("cast the column to the type that says it: a string is a category"), "", ""),

@@ -78,7 +78,15 @@ fn networks() {
         ("hidden_units=[16, 8], activation_fn='GELU', dropout=0.5", mlp(&[16, 8], Activation::Gelu, 0.5)),
         ("hidden_units=32", mlp(&[32], Activation::Relu, 0.0)),
         ("hidden_units=[]", mlp(&[], Activation::Relu, 0.0)),
-        ("embedding_dims=4", Network::Tabular { hidden: vec![64], embedding_dims: 4, dropout: 0.0 }),
+        (
+            "embedding_dims=4",
+            Network::Tabular {
+                hidden: vec![64],
+                embedding_dims: 4,
+                dropout: 0.0,
+                activation: Activation::Relu,
+            },
+        ),
         (
             "layers=['dense(8)', 'batch_norm'], activation_fn=tanh",
             Network::Sequential {
@@ -212,8 +220,8 @@ fn mistakes_are_named() {
             "model_type expects one of dnn_classifier, dnn_regressor, logistic_reg",
         ),
         (
-            "model_type='autoencoder'",
-            "model_type 'autoencoder' is not supported yet at line 2 column 10; use one of dnn_",
+            "model_type='kmeans'",
+            "model_type 'kmeans' is not supported yet at line 2 column 10; use one of dnn_",
         ),
         ("model_type='boosted_tree'", "model_type expects one of dnn_classifier, "),
         (
@@ -250,17 +258,13 @@ fn mistakes_are_named() {
         ("feature_cols=['label']", "column 'label' is in feature_cols and in input_label_cols"),
         (
             "layers=['dense(8)'], dropout=0.1",
-            "dropout does not go with layers at line 2 column 60; write it as a layer",
+            "dropout does not go with layers at line 2 column 60; write dropout(0.1) where it belongs",
         ),
         (
             "layers=['danse(8)']",
             "layers at line 2 column 39: there is no layer 'danse'; did you mean 'dense'?",
         ),
         ("layers=['conv2d(8, 3)']", "layer 'conv2d(8, 3)' is not supported yet in SQL"),
-        (
-            "embedding_dims=4, activation_fn='tanh'",
-            "activation_fn 'tanh' with embedding_dims is not supported yet",
-        ),
         ("nesterov=TRUE", "nesterov is true, which needs optimizer sgd with a momentum above 0"),
         ("on_null='skip', handle_invalid='keep'", "on_null and handle_invalid are two words for one thing"),
         ("data_split_method='custom'", "data_split_method 'custom' needs data_split_col"),

@@ -140,7 +140,19 @@ pub(crate) async fn print(frame: DataFrame, format: Format) -> datafusion::error
 
 /// Without a backtrace and the name of a Rust type.
 fn shown(e: datafusion::error::DataFusionError) -> Error {
-    Error::argument(e.strip_backtrace())
+    let message = e.strip_backtrace();
+    match missing_file(&message) {
+        Some(file) => Error::argument(format!("there is no file '{file}'")),
+        None => Error::argument(message),
+    }
+}
+
+/// The file of a query like `SELECT * FROM 'x.csv'`, which DataFusion takes for a table when it is not there.
+fn missing_file(message: &str) -> Option<&str> {
+    let (_, name) = message.split_once("table 'datafusion.public.")?;
+    let name = name.strip_suffix("' not found")?;
+    let is_file = [".csv", ".parquet", ".json", ".arrow"].iter().any(|end| name.ends_with(end));
+    is_file.then_some(name)
 }
 
 impl Session {

