@@ -98,7 +98,7 @@ impl CreateModel {
 /// What is known of the model before its rows are.
 ///
 /// `along`: columns that no feature is made of.
-fn about(schema: &Schema, spec: &TrainSpec, along: &[String]) -> Result<About> {
+pub(crate) fn about(schema: &Schema, spec: &TrainSpec, along: &[String]) -> Result<About> {
     let label = spec.label.as_ref().map(|column| label(schema, spec, column)).transpose()?;
     let mut left_out: Vec<&str> = spec.label.iter().chain(along).map(String::as_str).collect();
     for column in spec.left_out.iter().chain(&spec.weight) {

@@ -35,11 +35,13 @@
 //! | `relation`, [`planner`] | how they get into plans |
 //! | `evaluate`, `info` | measures; what a commit says |
 //! | `functions` | `nn_predict_value` and the like |
+//! | `aggregate` | `nn_fit` and `nn_apply` |
 //! | [`tables`] | the schema `ml` |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod about;
+mod aggregate;
 pub mod answer;
 pub mod create;
 mod draw;

@@ -16,6 +16,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use crate::about::About;
+use crate::aggregate;
 use crate::answer::Answer;
 use crate::create::{CreateModel, TrainExec};
 use crate::functions::of_models;
@@ -68,6 +69,9 @@ impl PinVersions {
     }
 
     fn pin_function(&self, mut expr: Expr) -> Result<Transformed<Expr>> {
+        if let Expr::AggregateFunction(call) = &expr {
+            aggregate::check(call)?;
+        }
         let Expr::ScalarFunction(call) = &mut expr else { return Ok(Transformed::no(expr)) };
         let (Some(function), Some(Expr::Literal(model, _))) = (of_models(&call.func), call.args.first_mut())
         else {

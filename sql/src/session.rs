@@ -16,6 +16,7 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use datafusion::sql::sqlparser::dialect::dialect_from_str;
 
+use crate::aggregate;
 use crate::create::{CreateModel, Warm};
 use crate::functions;
 use crate::info;
@@ -58,6 +59,8 @@ impl Firesteel {
         for function in functions::scalar(&models) {
             context.register_udf(function);
         }
+        context.register_udaf(aggregate::fit());
+        aggregate::apply().into_iter().for_each(|function| context.register_udf(function));
         context.register_relation_planner(Arc::new(MlRelations { models: models.clone() }))?;
         let state = SessionStateBuilder::new_from_existing(context.state())
             .with_query_planner(Arc::new(MlQueryPlanner { models: models.clone() }))

@@ -32,9 +32,9 @@ pub enum CacheMode {
 pub(crate) struct Part {
     rows: u64,
     batches: Vec<RecordBatch>,
-    spilled: Option<Arc<dyn SpillFile>>,
-    /// Held as long as the batches are.
-    reservation: MemoryReservation,
+    spilled: Option<(Arc<dyn SpillFile>, SpillManager)>,
+    /// Held as long as the batches are, where a query gave them.
+    _reservation: Option<MemoryReservation>,
 }
 
 /// What a partition needs to keep its rows.
@@ -54,11 +54,11 @@ impl Keeper {
         self,
         mut stream: SendableRecordBatchStream,
         mut look: impl FnMut(&RecordBatch) -> Result<()>,
-    ) -> Result<(Part, SpillManager)> {
+    ) -> Result<Part> {
         let manager = SpillManager::new(self.runtime.clone(), self.metrics.clone(), stream.schema());
         let name = format!("ml.train.spool[{}]", self.partition);
         let reservation = MemoryConsumer::new(name).with_can_spill(true).register(&self.runtime.memory_pool);
-        let mut part = Part { rows: 0, batches: Vec::new(), spilled: None, reservation };
+        let (mut rows, mut batches) = (0, Vec::new());
         let mut file = match self.mode {
             CacheMode::Disk => Some(manager.create_in_progress_file("ml.train.spool")?),
             _ => None,
@@ -69,26 +69,26 @@ impl Keeper {
                 continue;
             }
             look(&batch)?;
-            part.rows += batch.num_rows() as u64;
+            rows += batch.num_rows() as u64;
             if let Some(file) = &mut file {
                 file.append_batch(&batch)?;
                 continue;
             }
-            match part.reservation.try_grow(batch.get_array_memory_size()) {
-                Ok(()) => part.batches.push(batch),
+            match reservation.try_grow(batch.get_array_memory_size()) {
+                Ok(()) => batches.push(batch),
                 Err(e) if self.mode == CacheMode::Memory => return Err(refused(e)),
                 Err(_) => {
                     let mut spill = manager.create_in_progress_file("ml.train.spool")?;
-                    for batch in part.batches.drain(..).chain([batch]) {
+                    for batch in batches.drain(..).chain([batch]) {
                         spill.append_batch(&batch)?;
                     }
-                    part.reservation.free();
+                    reservation.free();
                     file = Some(spill);
                 }
             }
         }
-        part.spilled = file.map(|mut f| f.finish()).transpose()?.flatten();
-        Ok((part, manager))
+        let spilled = file.map(|mut f| f.finish()).transpose()?.flatten().map(|file| (file, manager));
+        Ok(Part { rows, batches, spilled, _reservation: Some(reservation) })
     }
 }
 
@@ -99,7 +99,7 @@ fn refused(e: DataFusionError) -> DataFusionError {
 /// All rows of a training query, in the order of its partitions. A clone has the same.
 #[derive(Clone)]
 pub(crate) struct Spool {
-    parts: Arc<Vec<(Part, SpillManager)>>,
+    parts: Arc<Vec<Part>>,
     through: Option<Arc<Training>>,
 }
 
@@ -110,8 +110,14 @@ impl fmt::Debug for Spool {
 }
 
 impl Spool {
-    pub(crate) fn new(parts: Vec<(Part, SpillManager)>) -> Spool {
+    pub(crate) fn new(parts: Vec<Part>) -> Spool {
         Spool { parts: Arc::new(parts), through: None }
+    }
+
+    /// Rows that somebody else keeps count of.
+    pub(crate) fn of(batch: RecordBatch) -> Spool {
+        let rows = batch.num_rows() as u64;
+        Spool::new(vec![Part { rows, batches: vec![batch], spilled: None, _reservation: None }])
     }
 
     /// The same rows, each with the columns that are made of it.
@@ -121,7 +127,7 @@ impl Spool {
 
     /// All rows.
     pub(crate) fn rows(&self) -> u64 {
-        self.parts.iter().map(|(part, _)| part.rows).sum()
+        self.parts.iter().map(|part| part.rows).sum()
     }
 
     /// Calls `take` with the batches of a range of rows and where each starts. Blocks.
@@ -139,13 +145,13 @@ impl Spool {
             Some(training) => take(first, training.apply(&batch)?),
         };
         let mut first = 0;
-        for (part, manager) in self.parts.iter() {
+        for part in self.parts.iter() {
             let end = first + part.rows;
             if first < rows.end && rows.start < end {
                 let mut cut = Cut { rows: rows.clone(), at: first, take: &mut take };
                 match &part.spilled {
                     None => part.batches.iter().try_for_each(|batch| cut.batch(batch))?,
-                    Some(file) => {
+                    Some((file, manager)) => {
                         let mut stream = manager.read_spill_as_stream_unbuffered(file.clone(), None)?;
                         while let Some(batch) = handle.block_on(stream.next()) {
                             cut.batch(&batch?)?;

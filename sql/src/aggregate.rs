@@ -1,0 +1,468 @@
+//! `nn_fit`, an aggregate that trains a model of the rows of each group, and `nn_apply`, which predicts with it.
+//!
+//! A group's rows are gathered, put into an order that does not depend on partitions, and trained on as `CREATE MODEL` with
+//! one worker does. A model is a value: the files of a model as an Arrow stream of names and bytes.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Float64Array, RecordBatch, RecordBatchOptions, StringArray,
+    UInt32Array, UInt64Array, new_null_array,
+};
+use arrow::compute::{cast, concat, concat_batches, take, take_record_batch};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use arrow::row::{RowConverter, SortField};
+use bytes::Bytes;
+use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err, internal_err, plan_err};
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
+};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, Literal};
+use firesteel_comm::Cancel;
+use firesteel_train::Model;
+use sha2::{Digest, Sha256};
+use tokio::runtime::{Builder, Handle, RuntimeFlavor};
+
+use crate::about::About;
+use crate::create::about;
+use crate::encode::Vocabularies;
+use crate::error::outside;
+use crate::fit::{Fit, Fitted};
+use crate::import::ABOUT;
+use crate::loaded::LoadedModel;
+use crate::name::ModelName;
+use crate::options::ModelOptions;
+use crate::parse::{CreateModel, ModelOption, OptionValue, Source};
+use crate::spec::TrainSpec;
+use crate::spool::Spool;
+
+/// The aggregate.
+const FIT: &str = "nn_fit";
+
+/// Options of `CREATE MODEL` that a group has no use for.
+const STRAY: [&str; 8] = [
+    "cache",
+    "data_split_col",
+    "exclude_cols",
+    "feature_cols",
+    "input_label_cols",
+    "sample_weight_col",
+    "warm_start",
+    "workers",
+];
+
+/// Models that [`Apply`] keeps in memory.
+const KEPT: usize = 256;
+
+/// `nn_fit(label, feature, .., '{"model_type": "logistic_reg", ..}')`.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct NnFit {
+    signature: Signature,
+}
+
+/// The aggregate function.
+pub(crate) fn fit() -> AggregateUDF {
+    AggregateUDF::new_from_impl(NnFit { signature: Signature::variadic_any(Volatility::Immutable) })
+}
+
+/// Checks a call before a row is read.
+///
+/// # Errors
+/// `Plan` naming the option, or the label or feature of a type that is none.
+pub(crate) fn check(call: &AggregateFunction) -> Result<()> {
+    if call.func.name() != FIT {
+        return Ok(());
+    }
+    match call.params.args.last() {
+        Some(Expr::Literal(options, _)) => spec(options, "label").map(|_| ()),
+        _ => plan_err!(
+            "{FIT}: the last argument is the options as a string constant, '{{\"model_type\": ..}}'"
+        ),
+    }
+}
+
+/// The training that options ask for.
+fn spec(options: &ScalarValue, label: &str) -> Result<Arc<TrainSpec>> {
+    let Some(Some(json)) = options.try_as_str() else {
+        return plan_err!("{FIT}: the last argument is the options as a string constant, got {options}");
+    };
+    let given: serde_json::Map<String, serde_json::Value> = match serde_json::from_str(json) {
+        Ok(given) => given,
+        Err(e) => return plan_err!("{FIT}: the options are no JSON object: {e}"),
+    };
+    let mut options = Vec::new();
+    for (name, value) in given {
+        let name = name.to_lowercase();
+        if STRAY.contains(&name.as_str()) {
+            return plan_err!("{FIT}: {name} is for CREATE MODEL");
+        }
+        options.push(ModelOption::new(name, option(&value)?));
+    }
+    if options.iter().any(|option| {
+        option.name == "model_type" && option.value == OptionValue::String("autoencoder".into())
+    }) {
+        return plan_err!("{FIT} learns a label; model_type is autoencoder");
+    }
+    let labels = OptionValue::Array(vec![OptionValue::String(label.to_owned())]);
+    options.push(ModelOption::new("input_label_cols", labels));
+    let read = ModelOptions::read(&options).map_err(|e| e.context(FIT))?;
+    let create = CreateModel {
+        or_replace: false,
+        if_not_exists: false,
+        name: ModelName::bare(FIT),
+        transform: None,
+        options,
+        source: Source::Import(String::new()),
+        sql: String::new(),
+    };
+    let spec = TrainSpec::new(&create, read)?;
+    match spec.task {
+        Some(_) => Ok(Arc::new(spec)),
+        None => plan_err!("{FIT}: model_type '{}' learns nothing", spec.model_type),
+    }
+}
+
+fn option(value: &serde_json::Value) -> Result<OptionValue> {
+    use serde_json::Value;
+    Ok(match value {
+        Value::Bool(flag) => OptionValue::Bool(*flag),
+        Value::Number(number) => OptionValue::Number(number.to_string()),
+        Value::String(text) => OptionValue::String(text.clone()),
+        Value::Array(values) => OptionValue::Array(values.iter().map(option).collect::<Result<_>>()?),
+        other => return plan_err!("{FIT}: {other} is no value of an option"),
+    })
+}
+
+impl AggregateUDFImpl for NnFit {
+    fn name(&self) -> &str {
+        FIT
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match arguments.len() {
+            0..3 => {
+                plan_err!("{FIT} expects a label, features and options, got {} arguments", arguments.len())
+            }
+            _ => Ok(DataType::Binary),
+        }
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        let Some((options, columns)) = args.exprs.split_last() else {
+            return internal_err!("{FIT} without arguments");
+        };
+        let Some(options) = options.downcast_ref::<Literal>() else {
+            return plan_err!("{FIT}: the options are not constant");
+        };
+        let name = |(i, expr): (usize, &Arc<dyn PhysicalExpr>)| match expr.downcast_ref::<Column>() {
+            Some(column) => column.name().to_owned(),
+            None => format!("f{i}"),
+        };
+        let mut names: Vec<String> = columns.iter().enumerate().map(name).collect();
+        if let Some((label, features)) = names.split_first_mut() {
+            *label = "label".to_owned();
+            while features.contains(label) {
+                label.push('_');
+            }
+        }
+        if let Some(i) = (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
+            return plan_err!("{FIT}: column '{}' is given twice", names[i]);
+        }
+        let fields = names.iter().zip(args.expr_fields);
+        let fields: Vec<Field> =
+            fields.map(|(name, field)| Field::new(name, field.data_type().clone(), true)).collect();
+        let spec = spec(options.value(), &names[0])?;
+        Ok(Box::new(Gathered { spec, schema: Arc::new(Schema::new(fields)), batches: Vec::new(), bytes: 0 }))
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        Ok(vec![Arc::new(Field::new(format!("{}[rows]", args.name), DataType::LargeBinary, true))])
+    }
+
+    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
+        AggregateOrderSensitivity::Insensitive
+    }
+}
+
+/// The rows of a group.
+#[derive(Debug)]
+struct Gathered {
+    spec: Arc<TrainSpec>,
+    /// The label, then the features.
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn push(&mut self, batch: RecordBatch) {
+        self.bytes += batch.get_array_memory_size();
+        self.batches.push(batch);
+    }
+
+    /// All rows, in an order of their values: where they came from does not count.
+    fn rows(&self) -> Result<RecordBatch> {
+        let rows = concat_batches(&self.schema, &self.batches)?;
+        let fields = self.schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
+        let keys = RowConverter::new(fields)?.convert_columns(rows.columns())?;
+        let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+        order.sort_unstable_by(|a, b| keys.row(*a as usize).cmp(&keys.row(*b as usize)));
+        Ok(take_record_batch(&rows, &UInt32Array::from(order))?)
+    }
+
+    /// None where there is nothing to learn: no label, or only one class.
+    fn fit(&self) -> Result<Option<Fitted>> {
+        let rows = self.rows()?;
+        let about = about(&self.schema, &self.spec, &[])?;
+        let mut seen = Vocabularies::default();
+        seen.push(&rows, &about.features, self.spec.label.as_deref(), self.spec.classifier)?;
+        let labelled = seen.rows - seen.unlabelled;
+        if labelled == 0 || (self.spec.classifier && seen.classes().len() < 2) {
+            return Ok(None);
+        }
+        // Nothing is spilled, so nothing is waited for; whoever calls from outside of a runtime gets one for the name.
+        let alone = match Handle::try_current() {
+            Ok(_) => None,
+            Err(_) => Some(Builder::new_current_thread().build()?),
+        };
+        let handle = alone.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone());
+        let (hear, _nobody) = tokio::sync::mpsc::unbounded_channel();
+        let fit = Fit {
+            spec: self.spec.clone(),
+            about,
+            spool: Spool::of(rows),
+            seen,
+            warm: None,
+            workers: 1,
+            handle: handle.clone(),
+            cancel: Cancel::new(),
+            hear,
+        };
+        // Other tasks of this thread go on elsewhere.
+        let fitted = match (alone, handle.runtime_flavor()) {
+            (None, RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| fit.run()),
+            _ => fit.run(),
+        };
+        fitted.map(Some)
+    }
+}
+
+impl Accumulator for Gathered {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let columns = values[..self.schema.fields().len()].to_vec();
+        self.push(RecordBatch::try_new(self.schema.clone(), columns)?);
+        Ok(())
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        for state in states[0].as_binary::<i64>().iter().flatten() {
+            for batch in StreamReader::try_new(state, None)? {
+                self.push(batch?);
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        Ok(vec![ScalarValue::LargeBinary(Some(stream(&self.schema, &self.batches)?))])
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let Some(Fitted { model: Some(model), about, .. }) = self.fit()? else {
+            return Ok(ScalarValue::Binary(None));
+        };
+        Ok(ScalarValue::Binary(Some(packed(&model, &about)?)))
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.bytes
+    }
+}
+
+fn stream(schema: &Schema, batches: &[RecordBatch]) -> Result<Vec<u8>> {
+    let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
+    batches.iter().try_for_each(|batch| writer.write(batch))?;
+    Ok(writer.into_inner()?)
+}
+
+/// A model as a value.
+fn packed(model: &Model, about: &About) -> Result<Vec<u8>> {
+    let mut files = model.files().map_err(outside)?;
+    let json = serde_json::to_vec(about).map_err(|e| DataFusionError::External(e.into()))?;
+    files.push((ABOUT.to_owned(), json));
+    let names: StringArray = files.iter().map(|(name, _)| Some(name.as_str())).collect();
+    let bytes: BinaryArray = files.iter().map(|(_, bytes)| Some(bytes.as_slice())).collect();
+    let columns: [(&str, ArrayRef); 2] = [("name", Arc::new(names)), ("bytes", Arc::new(bytes))];
+    let batch = RecordBatch::try_from_iter(columns)?;
+    stream(&batch.schema(), &[batch])
+}
+
+fn unpacked(bytes: &[u8]) -> Result<LoadedModel> {
+    let broken = || DataFusionError::Execution("nn_apply: the value is no model that nn_fit made".into());
+    let mut files: Vec<(String, Bytes)> = Vec::new();
+    for batch in StreamReader::try_new(bytes, None).map_err(|_| broken())? {
+        let batch = batch.map_err(|_| broken())?;
+        let names = batch.column_by_name("name").and_then(|c| c.as_string_opt::<i32>()).ok_or_else(broken)?;
+        let bytes =
+            batch.column_by_name("bytes").and_then(|c| c.as_binary_opt::<i32>()).ok_or_else(broken)?;
+        let pairs = names.iter().zip(bytes.iter());
+        files.extend(pairs.filter_map(|(n, b)| Some((n?.to_owned(), Bytes::copy_from_slice(b?)))));
+    }
+    let at = files.iter().position(|(name, _)| name == ABOUT).ok_or_else(broken)?;
+    let about: About = serde_json::from_slice(&files.swap_remove(at).1).map_err(|_| broken())?;
+    LoadedModel::new(Model::from_files(&files).map_err(outside)?, Arc::new(about))
+}
+
+/// `nn_apply(model, feature, ..)`: the number that is predicted, or of two classes the probability of the second; and
+/// `nn_apply_class(model, feature, ..)`: the class, as text.
+#[derive(Debug)]
+struct Apply {
+    class: bool,
+    signature: Signature,
+    models: Mutex<HashMap<[u8; 32], Arc<LoadedModel>>>,
+}
+
+impl PartialEq for Apply {
+    fn eq(&self, other: &Self) -> bool {
+        self.class == other.class
+    }
+}
+
+impl Eq for Apply {}
+
+impl Hash for Apply {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.class.hash(state);
+    }
+}
+
+/// The functions that use a model that is a value.
+pub(crate) fn apply() -> [ScalarUDF; 2] {
+    [false, true].map(|class| {
+        let signature = Signature::variadic_any(Volatility::Immutable);
+        ScalarUDF::new_from_impl(Apply { class, signature, models: Mutex::default() })
+    })
+}
+
+impl Apply {
+    fn model(&self, bytes: &[u8]) -> Result<Arc<LoadedModel>> {
+        let key: [u8; 32] = Sha256::digest(bytes).into();
+        if let Some(model) = self.models.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(model.clone());
+        }
+        let model = Arc::new(unpacked(bytes)?);
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        if models.len() >= KEPT {
+            models.clear();
+        }
+        models.insert(key, model.clone());
+        Ok(model)
+    }
+
+    /// What a model says of rows.
+    fn answer(&self, model: &LoadedModel, features: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+        let about = model.about();
+        let none = Schema::empty();
+        let names = about.reads(&none);
+        if names.len() != features.len() {
+            return exec_err!(
+                "{}: the model was fitted to {} features ({}), got {}",
+                self.name(),
+                names.len(),
+                names.join(", "),
+                features.len()
+            );
+        }
+        let fields =
+            names.iter().zip(features).map(|(name, f)| Field::new(*name, f.data_type().clone(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        about.check(self.name(), &schema)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(schema, features.to_vec(), &options)?;
+        let predictions = model.predict(&batch)?;
+        match (about.classes(), self.class) {
+            (None, true) => exec_err!("nn_apply_class: the model is {about}, which has no classes"),
+            (Some(classes), false) if classes.len() > 2 => {
+                exec_err!("nn_apply: the model has {} classes; ask nn_apply_class", classes.len())
+            }
+            (Some(_), false) => {
+                let shares = predictions.probabilities();
+                let second = shares.chunks_exact(2).map(|row| f64::from(row[1])).collect();
+                let nulls = crate::loaded::scored(&predictions);
+                Ok(Arc::new(Float64Array::new(second, nulls)))
+            }
+            (_, true) => Ok(cast(&model.values(&predictions, None)?, &DataType::Utf8)?),
+            (None, false) => model.values(&predictions, None),
+        }
+    }
+}
+
+impl ScalarUDFImpl for Apply {
+    fn name(&self) -> &str {
+        if self.class { "nn_apply_class" } else { "nn_apply" }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match arguments {
+            [DataType::Binary | DataType::BinaryView | DataType::LargeBinary | DataType::Null, _, ..] => {
+                Ok(if self.class { DataType::Utf8 } else { DataType::Float64 })
+            }
+            [other, _, ..] => {
+                plan_err!("{}: the first argument is a model that nn_fit made, got {other}", self.name())
+            }
+            _ => plan_err!("{} expects a model and features", self.name()),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        let arrays = args.args.iter().map(|a| a.to_array(rows)).collect::<Result<Vec<_>>>()?;
+        let models = cast(&arrays[0], &DataType::LargeBinary)?;
+        let models = models.as_binary::<i64>();
+        // The rows of each model.
+        let mut parts: Vec<(&[u8], Vec<u64>)> = Vec::new();
+        for row in (0..rows).filter(|row| models.is_valid(*row)) {
+            let model = models.value(row);
+            match parts.iter_mut().rev().find(|(other, _)| *other == model) {
+                Some((_, rows)) => rows.push(row as u64),
+                None => parts.push((model, vec![row as u64])),
+            }
+        }
+        let empty = new_null_array(args.return_field.data_type(), 1);
+        let mut answers: Vec<ArrayRef> = vec![empty];
+        // Where the answer of each row is among all; rows without a model have the NULL that is first.
+        let mut places = vec![0u64; rows];
+        let mut next = 1;
+        for (model, of_model) in parts {
+            let model = self.model(model)?;
+            let picked = UInt64Array::from(of_model.clone());
+            let features =
+                arrays[1..].iter().map(|f| Ok(take(f, &picked, None)?)).collect::<Result<Vec<_>>>()?;
+            answers.push(self.answer(&model, &features, of_model.len())?);
+            for row in of_model {
+                places[row as usize] = next;
+                next += 1;
+            }
+        }
+        let answers: Vec<&dyn Array> = answers.iter().map(AsRef::as_ref).collect();
+        let all = concat(&answers)?;
+        Ok(ColumnarValue::Array(take(&all, &UInt64Array::from(places), None)?))
+    }
+}
