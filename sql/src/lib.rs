@@ -34,7 +34,7 @@
 //! | [`answer`], `explain` | what they say of each row; why a prediction is so |
 //! | `relation`, [`planner`] | how they get into plans |
 //! | `evaluate`, `info` | measures; what a commit says |
-//! | `functions` | `nn_predict_value` and the like |
+//! | `functions`, [`hosted`], [`guard`] | `nn_predict_value` and the like; for hosts that plan without us; without panics |
 //! | `aggregate` | `nn_fit` and `nn_apply` |
 //! | [`tables`] | the schema `ml` |
 #![forbid(unsafe_code)]
@@ -52,6 +52,8 @@ mod explain;
 mod export;
 mod fit;
 mod functions;
+pub mod guard;
+pub mod hosted;
 mod import;
 mod info;
 pub mod loaded;
@@ -71,6 +73,7 @@ pub mod store;
 pub mod tables;
 pub mod transform;
 mod trials;
+mod wait;
 mod weights;
 
 pub use name::ModelName;

@@ -17,6 +17,7 @@ use crate::parse::CreateModel;
 use crate::spec::TrainSpec;
 use crate::store::{Cache, CommitInfo, CreateMode, ModelStore, Snapshot, VersionEntry};
 use crate::tables::Snapshots;
+use crate::wait::wait;
 
 /// Bytes of models that are kept in memory between queries.
 const CACHE_BYTES: usize = 1 << 30;
@@ -28,6 +29,8 @@ pub struct Models {
     current: RwLock<Arc<Snapshot>>,
     cache: Cache<LoadedModel>,
     notices: Mutex<Vec<String>>,
+    /// Held by the thread that reads a model for all that wait for one.
+    reading: Mutex<()>,
 }
 
 impl Models {
@@ -37,7 +40,13 @@ impl Models {
     /// Of the store.
     pub async fn open(store: ModelStore) -> Result<Models> {
         let current = RwLock::new(store.snapshot().await?);
-        Ok(Models { store, current, cache: Cache::new(CACHE_BYTES), notices: Mutex::default() })
+        Ok(Models {
+            store,
+            current,
+            cache: Cache::new(CACHE_BYTES),
+            notices: Mutex::default(),
+            reading: Mutex::default(),
+        })
     }
 
     /// Looks what other sessions did.
@@ -82,6 +91,23 @@ impl Models {
             Ok((loaded, bytes))
         };
         self.cache.get_or_load(&entry.path, load).await
+    }
+
+    /// As [`Models::load`], for a thread that cannot await. It shares no reading with tasks of the caller's runtime, which
+    /// may stand still as long as this thread waits.
+    pub(crate) fn load_waiting(self: &Arc<Self>, entry: &Arc<VersionEntry>) -> Result<Arc<LoadedModel>> {
+        if let Some(loaded) = self.loaded(entry) {
+            return Ok(loaded);
+        }
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have read it meanwhile.
+        if let Some(loaded) = self.loaded(entry) {
+            return Ok(loaded);
+        }
+        let (models, wanted) = (self.clone(), entry.clone());
+        let loaded = Arc::new(wait(async move { models.read(&wanted).await })?);
+        self.cache.keep(&entry.path, &loaded, loaded.bytes());
+        Ok(loaded)
     }
 
     /// A version from the store.

@@ -69,6 +69,16 @@ impl<T> Cache<T> {
         loaded.cloned()
     }
 
+    /// Keeps a value that was loaded elsewhere, unless the path has one or somebody is loading it.
+    pub fn keep(&self, path: &str, value: &Arc<T>, bytes: usize) {
+        let cell = self.cell(path);
+        if cell.set(value.clone()).is_ok() {
+            let mut slots = self.slots();
+            slots.count(path, &cell, bytes.max(1));
+            slots.evict(self.budget);
+        }
+    }
+
     /// What the loaded values take, in bytes.
     pub fn bytes(&self) -> usize {
         self.slots().bytes
@@ -189,6 +199,16 @@ mod tests {
         let (one, other) = tokio::join!(get(), get());
         assert!(Arc::ptr_eq(&one.unwrap(), &other.unwrap()));
         assert_eq!((loads.load(Ordering::SeqCst), cache.bytes()), (1, 10));
+    }
+
+    #[tokio::test]
+    async fn a_value_that_is_kept_counts_and_is_found() {
+        let cache = Cache::new(100);
+        cache.keep("a", &Arc::new("one".to_string()), 60);
+        cache.keep("a", &Arc::new("two".to_string()), 60);
+        assert_eq!((load(&cache, "a", 1).await.as_str(), cache.bytes()), ("one", 60));
+        cache.keep("b", &Arc::new("b".to_string()), 60);
+        assert_eq!((cache.get("a"), cache.bytes()), (None, 60));
     }
 
     #[tokio::test]
