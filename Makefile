@@ -32,7 +32,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python datafusion check bench bench-sql build wheel fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql build wheel fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -56,20 +56,24 @@ digits: build $(call example_jar,digits) ## LeNet-5 on MNIST
 
 test: test-rust test-scala test-python ## All tests
 
-# The library by itself, as its own features must not make cargo compile DataFusion for it again.
+# The library by itself, as its own features must not make cargo compile DataFusion for it again; Ballista's do.
 test-rust: setup
-	cargo test --release --workspace --exclude firesteel-jvm
+	cargo test --release --workspace --exclude firesteel-jvm --exclude firesteel-ballista
 	cargo test --release -p firesteel-jvm
 
 test-scala: build command
 	cd scala && SPARK_HOME=$$(echo $(venv)/lib/python3.*/site-packages/pyspark) $(mvn) test
+
+test-ballista: setup ## Predictions and trainings on a cluster; Ballista and its DataFusion take a while the first time
+	cargo clippy --release -p firesteel-ballista --all-targets -- -D warnings
+	cargo test --release -p firesteel-ballista
 
 test-python: build command datafusion $(call example_jar,flight-delays) $(call example_jar,digits)
 	FIRESTEEL_CLI=$(cli) $(venv)/bin/python -m pytest -q python/tests tests examples
 
 check: setup ## What must hold besides the tests: formatting, lints, versions
 	cargo fmt --all --check
-	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release --workspace --exclude firesteel-ballista --all-targets -- -D warnings
 	scripts/check-versions.sh
 	cd scala && mvn -q -B spotless:check
 	cd examples/spark && mvn -q -B spotless:check

@@ -7,13 +7,15 @@ use arrow::array::{ArrayRef, Float32Array, Float64Array, ListArray, RecordBatch,
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields};
 use datafusion::common::{Result, plan_err};
+use serde::{Deserialize, Serialize};
 
 use crate::about::About;
 use crate::error::outside;
 use crate::loaded::{LoadedModel, nulls};
 
 /// What is said of each row.
-#[derive(Clone, Debug, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Answer {
     /// `ML.PREDICT`.
     Predict {

@@ -36,6 +36,7 @@
 //! | `evaluate`, `info` | measures; what a commit says |
 //! | `functions`, [`hosted`], [`guard`] | `nn_predict_value` and the like; for hosts that plan without us; without panics |
 //! | `aggregate` | `nn_fit` and `nn_apply` |
+//! | [`wire`] | nodes and operators as bytes |
 //! | [`tables`] | the schema `ml` |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
@@ -75,6 +76,7 @@ pub mod transform;
 mod trials;
 mod wait;
 mod weights;
+pub mod wire;
 
 pub use name::ModelName;
 pub use session::Firesteel;

@@ -193,6 +193,10 @@ impl ExtensionPlanner for MlExtensionPlanner {
         let (input, models) = (input.clone(), self.models.clone());
         let any = node.as_any();
         if let Some(node) = any.downcast_ref::<MlPredict>() {
+            // A version that another process gave it may be newer than what is known here.
+            if models.snapshot().resolve(&node.model, node.version).is_err() {
+                models.refresh().await?;
+            }
             return Ok(Some(Arc::new(PredictExec::new(node, input, models)?)));
         }
         if let Some(node) = any.downcast_ref::<MlMeasure>() {

@@ -23,6 +23,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
 use futures::{Stream, StreamExt, ready};
+use serde::{Deserialize, Serialize};
 
 use crate::about::About;
 use crate::answer::Answer;
@@ -32,7 +33,8 @@ use crate::name::ModelName;
 use crate::store::VersionEntry;
 
 /// What is asked for besides model and rows.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PredictSettings {
     /// What is said of each row.
     pub answer: Answer,
@@ -220,16 +222,36 @@ impl PredictExec {
         };
         // From here on the version is there, whatever becomes of its name.
         let entry = models.snapshot().resolve(&node.model, Some(version))?.clone();
-        let schema = node.schema.as_arrow();
-        let properties = properties(schema, &input);
-        Ok(PredictExec {
-            input,
-            entry,
-            settings: node.settings.clone(),
-            models,
-            properties,
-            metrics: ExecutionPlanMetricsSet::new(),
-        })
+        let properties = properties(node.schema.as_arrow(), &input);
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(PredictExec { input, entry, settings: node.settings.clone(), models, properties, metrics })
+    }
+
+    /// As another process planned it.
+    ///
+    /// # Errors
+    /// `Execution` when the version's commit cannot be read.
+    pub(crate) fn of_version(
+        input: Arc<dyn ExecutionPlan>,
+        entry: Arc<VersionEntry>,
+        settings: PredictSettings,
+        models: Arc<Models>,
+    ) -> Result<PredictExec> {
+        let read = input.schema();
+        let mut fields = match settings.keep_original_columns {
+            true => read.fields().to_vec(),
+            false => Vec::new(),
+        };
+        fields.extend(settings.answer.fields(&Models::about(&entry)?)?.into_iter().map(Arc::new));
+        let schema = Schema::new_with_metadata(fields, read.metadata().clone());
+        let properties = properties(&schema, &input);
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(PredictExec { input, entry, settings, models, properties, metrics })
+    }
+
+    /// The version that predicts, and what is asked of it.
+    pub(crate) fn parts(&self) -> (&VersionEntry, &PredictSettings) {
+        (&self.entry, &self.settings)
     }
 }
 
