@@ -14,7 +14,7 @@ pub use self::embed::Embeddings;
 use self::encoded::{Encoded, places};
 pub use self::reconstruct::ReconstructionLoss;
 use crate::config::{Feature, Task};
-use crate::data::{Encoding, Invalid, Reader, Tensor, Where};
+use crate::data::{Encoding, Invalid, Reader, Tensor, Vocabulary, Where};
 use crate::model::Model;
 use crate::params::HandleInvalid;
 
@@ -26,6 +26,8 @@ const ROWS: usize = 256;
 pub struct Predictor {
     model: Arc<Model>,
     features: Vec<Feature>,
+    /// Of each feature that holds texts what they are.
+    known: Vec<Option<Arc<Vocabulary>>>,
     threads: usize,
     /// Plans that no call uses now and the layer that each ends at: of a layer at most as many as calls ran at once. All
     /// read the weights of `model`.
@@ -69,7 +71,14 @@ impl Predictor {
             },
         };
         let features = model.preprocessing.columns.iter().map(feature).collect();
-        Predictor { model, features, threads: threads.max(1), idle: Mutex::default() }
+        let known = |encoding: &Encoding| match encoding {
+            Encoding::Category { values, .. } | Encoding::OneHot { values, .. } => {
+                Some(Arc::new(Vocabulary::new(values)))
+            }
+            Encoding::Number { .. } | Encoding::Vector { .. } => None,
+        };
+        let known = model.preprocessing.columns.iter().map(known).collect();
+        Predictor { model, features, known, threads: threads.max(1), idle: Mutex::default() }
     }
 
     /// The model.
@@ -99,7 +108,7 @@ impl Predictor {
 
     /// The rows of a batch as the network reads them.
     fn encode(&self, batch: &RecordBatch, invalid: HandleInvalid) -> Result<Encoded> {
-        let mut reader = Reader::new(&self.features, invalid);
+        let mut reader = Reader::knowing(&self.features, invalid, &self.known);
         let early = reader.push(batch, Where::Batch)?;
         let rows = early.as_ref().map_or(batch.num_rows(), |k| k.iter().filter(|k| **k).count());
         let mut late = Invalid::new(invalid, Where::Batch, rows);
