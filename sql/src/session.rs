@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::{Result, plan_datafusion_err, plan_err};
+use datafusion::common::{DataFusionError, Result, plan_datafusion_err, plan_err};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -23,7 +23,7 @@ use crate::info;
 use crate::models::Models;
 use crate::name::ModelName;
 use crate::options::ModelOptions;
-use crate::parse::{self, Change, CreateModel as Create, Source, Statement};
+use crate::parse::{self, Change, CreateModel as Create, ModelRef, Source, Statement, TransformItem};
 use crate::planner::{DropProbabilities, MlQueryPlanner, PinVersions, makes_models};
 use crate::relation::MlRelations;
 use crate::spec::TrainSpec;
@@ -55,6 +55,11 @@ impl Firesteel {
         let catalog = context
             .catalog(&catalog)
             .ok_or_else(|| plan_datafusion_err!("there is no catalog '{catalog}'"))?;
+        if catalog.schema("ml").is_some() {
+            return plan_err!(
+                "the session has a schema 'ml' already: of Firesteel, if it is registered twice"
+            );
+        }
         catalog.register_schema("ml", Arc::new(MlSchema::new(models.clone())))?;
         for function in functions::scalar(&models) {
             context.register_udf(function);
@@ -313,8 +318,14 @@ impl Firesteel {
             }
         };
         let shown: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let items = saved.transform.iter().flatten().map(TransformItem::to_string).collect::<Vec<_>>();
+        let transform = match items.is_empty() {
+            true => String::new(),
+            false => format!(" TRANSFORM ({})", items.join(", ")),
+        };
+        let name = ModelRef::encode(&retrain.name, None);
         let sql =
-            format!("CREATE OR REPLACE MODEL {} OPTIONS ({}) AS {query}", retrain.name, shown.join(", "));
+            format!("CREATE OR REPLACE MODEL {name}{transform} OPTIONS ({}) AS {query}", shown.join(", "));
         self.create(Create {
             or_replace: true,
             if_not_exists: false,
@@ -329,7 +340,8 @@ impl Firesteel {
 
     async fn drop_model(&self, name: ModelName, version: Option<u64>, if_exists: bool) -> Result<DataFrame> {
         let snapshot = self.models.snapshot();
-        if if_exists && snapshot.resolve(&name, version).is_err() {
+        // One that cannot be read is there, and its error is told.
+        if if_exists && matches!(snapshot.resolve(&name, version), Err(DataFusionError::Plan(_))) {
             self.models.notice(format!("model '{name}' does not exist; nothing is done"));
             return self.nothing();
         }
@@ -363,6 +375,9 @@ impl Firesteel {
 
     async fn show_models(&self, like: Option<String>, schema: Option<String>) -> Result<DataFrame> {
         use datafusion::prelude::{col, lit};
+        for reason in self.models.snapshot().unreadable() {
+            self.models.notice(reason.to_owned());
+        }
         let mut frame = self.context.table("ml.models").await?;
         if let Some(pattern) = like {
             frame = frame.filter(col("model_name").like(lit(pattern)))?;
