@@ -152,12 +152,6 @@ pub(crate) const UNMET: &[Unmet] = &[
         instead: "use 'disk'",
         asked: |options| options.cache == Cache::None,
     },
-    Unmet {
-        option: "min_rel_progress",
-        values: "above 0",
-        instead: "use patience",
-        asked: |options| options.stop.is_some_and(|stop| stop.min_rel_progress > 0.0),
-    },
 ];
 
 /// That nothing is asked for which would be passed over.

@@ -155,8 +155,6 @@ pub enum Split {
 pub struct EarlyStop {
     /// Epochs that may pass without a better one; at least 1.
     pub patience: usize,
-    /// Relative improvement that a better epoch needs.
-    pub min_rel_progress: f64,
 }
 
 /// Where the query's rows are kept between epochs.
@@ -450,7 +448,7 @@ fn stop(given: &Given, split: &Split) -> Result<Option<EarlyStop>> {
             plan_err!("{} needs rows that are held out, there are none{}", option.name, option.place())
         }
         _ if off || nothing_held || patience == 0 => Ok(None),
-        _ => Ok(Some(EarlyStop { patience, min_rel_progress })),
+        _ => Ok(Some(EarlyStop { patience })),
     }
 }
 

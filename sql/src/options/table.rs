@@ -126,12 +126,7 @@ pub const ROWS: &[Row] = &[
     param("l2_reg", "weight_decay", ""),
     row("early_stop", Kind::Flag, "true", "whether training stops when rows held out no longer get better"),
     param("patience", "patience", "2"),
-    row(
-        "min_rel_progress",
-        Kind::Real(Range::NotNegative),
-        "0",
-        "relative improvement that an epoch needs to count as better",
-    ),
+    param("min_rel_progress", "min_improvement", "0"),
     row("auto_class_weights", Kind::Flag, "false", "whether classes count inversely to their frequency"),
     row("class_weights", Kind::Weights, "none", "how much the rows of each class count"),
     row("sample_weight_col", Kind::Text, "none", "the column that says how much a row counts"),
