@@ -19,7 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::about::{About, Label};
 use crate::draw::draw;
-use crate::encode::{Encoder, Feature, HELD_OUT, Vocabularies};
+use crate::encode::{Encoder, Feature, FeatureKind, HELD_OUT, Vocabularies};
 use crate::error::outside;
 use crate::evaluate::{Measures, Scores};
 use crate::loaded::LoadedModel;
@@ -179,8 +179,16 @@ impl Fit {
         roles: &Roles,
         weights: &Weights,
     ) -> firesteel_error::Result<TrainConfig> {
-        let columns = self.about.features.iter().flat_map(|f| f.kind.columns(&f.column));
-        let features: Vec<Value> = columns.map(|column| json!({"column": column})).collect();
+        let feature = |feature: &Feature| -> Vec<Value> {
+            let columns = feature.kind.columns(&feature.column).into_iter();
+            match (&feature.kind, &self.spec.input_shape) {
+                (FeatureKind::Vector { .. }, Some(shape)) => {
+                    columns.map(|column| json!({"column": column, "shape": shape})).collect()
+                }
+                _ => columns.map(|column| json!({"column": column})).collect(),
+            }
+        };
+        let features: Vec<Value> = self.about.features.iter().flat_map(feature).collect();
         let mut data = json!({"features": features});
         if let Some(label) = &self.spec.label {
             data["label"] = label.as_str().into();

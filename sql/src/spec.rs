@@ -28,6 +28,8 @@ pub struct TrainSpec {
     pub features: Option<Vec<String>>,
     /// Columns that are not learned from.
     pub left_out: Vec<String>,
+    /// The axes of the features that are lists of numbers; one when absent.
+    pub input_shape: Option<Vec<usize>>,
     /// What the training is told, where no search decides.
     pub recipe: Recipe,
     /// The trainings of a search, of which the best is kept.
@@ -81,6 +83,7 @@ impl TrainSpec {
             label: options.label().map(str::to_owned),
             features: options.feature_cols.clone(),
             left_out,
+            input_shape: options.input_shape.clone(),
             recipe: Recipe::new(&options)?,
             trials,
             warm_start: options.warm_start,

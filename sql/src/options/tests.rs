@@ -262,7 +262,7 @@ fn mistakes_are_named() {
             "layers=['danse(8)']",
             "layers at line 2 column 39: there is no layer 'danse'; did you mean 'dense'?",
         ),
-        ("layers=['conv2d(8, 3)']", "layer 'conv2d(8, 3)' is not supported yet in SQL"),
+        ("layers=['lstm(8)']", "layer 'lstm(8)' is not supported yet in SQL"),
         ("nesterov=TRUE", "nesterov is true, which needs optimizer sgd with a momentum above 0"),
         ("on_null='skip', handle_invalid='keep'", "on_null and handle_invalid are two words for one thing"),
         ("data_split_method='custom'", "data_split_method 'custom' needs data_split_col"),
