@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use datafusion::sql::sqlparser::dialect::dialect_from_str;
 
 use crate::aggregate;
+use crate::config::{self, MlConfig};
 use crate::create::{CreateModel, Warm};
 use crate::functions;
 use crate::info;
@@ -67,7 +68,9 @@ impl Firesteel {
         context.register_udaf(aggregate::fit());
         aggregate::apply().into_iter().for_each(|function| context.register_udf(function));
         context.register_relation_planner(Arc::new(MlRelations { models: models.clone() }))?;
-        let state = SessionStateBuilder::new_from_existing(context.state())
+        let mut state = context.state();
+        state.config_mut().options_mut().extensions.insert(MlConfig::default());
+        let state = SessionStateBuilder::new_from_existing(state)
             .with_query_planner(Arc::new(MlQueryPlanner { models: models.clone() }))
             .with_analyzer_rule(Arc::new(PinVersions { models: models.clone() }))
             .with_optimizer_rule(Arc::new(DropProbabilities))
@@ -249,8 +252,12 @@ impl Firesteel {
         let Source::Query { query, .. } = &create.source else {
             return plan_err!("CREATE MODEL .. FROM 'uri' trains nothing, so there is no plan to show");
         };
-        let spec = Arc::new(TrainSpec::new(create, ModelOptions::read(&create.options)?)?);
         let mut state = self.context.state();
+        let create = Create {
+            options: config::with_defaults(&create.options, state.config().options()),
+            ..create.clone()
+        };
+        let spec = Arc::new(TrainSpec::new(&create, ModelOptions::read(&create.options)?)?);
         // Which rows are in which partition must not depend on who is faster.
         state.config_mut().options_mut().execution.enable_file_stream_work_stealing = false;
         if let Some(workers) = spec.workers {

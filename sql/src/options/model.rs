@@ -213,7 +213,7 @@ const MOMENTUM: f64 = 0.9;
 /// What says how a network looks.
 const NETWORK: [&str; 5] = ["layers", "hidden_units", "activation_fn", "dropout", "embedding_dims"];
 /// What `transform_only` takes.
-const OF_TRANSFORM_ONLY: [&str; 10] = [
+const OF_TRANSFORM_ONLY: [&str; 11] = [
     "cache",
     "description",
     "exclude_cols",
@@ -223,6 +223,7 @@ const OF_TRANSFORM_ONLY: [&str; 10] = [
     "min_category_count",
     "model_type",
     "on_null",
+    "seed",
     "workers",
 ];
 
