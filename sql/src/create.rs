@@ -119,7 +119,8 @@ pub(crate) fn about(schema: &Schema, spec: &TrainSpec, along: &[String]) -> Resu
         );
     }
     let features = Feature::of_schema(schema, &left_out)?;
-    Ok(About { model_type: spec.model_type.clone(), label, features, transform: None })
+    let refuses_unseen = spec.refuses_unseen;
+    Ok(About { model_type: spec.model_type.clone(), label, features, refuses_unseen, transform: None })
 }
 
 fn label(schema: &Schema, spec: &TrainSpec, column: &str) -> Result<Label> {

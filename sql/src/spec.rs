@@ -44,6 +44,8 @@ pub struct TrainSpec {
     pub workers: Option<usize>,
     /// Where the rows are kept.
     pub cache: CacheMode,
+    /// Whether a string that training has not seen is an error in a prediction.
+    pub refuses_unseen: bool,
     /// The column that says how much a row counts.
     pub weight: Option<String>,
     /// How much the rows of each class count.
@@ -95,6 +97,7 @@ impl TrainSpec {
                 Cache::Disk => CacheMode::Disk,
                 _ => CacheMode::MemoryThenDisk,
             },
+            refuses_unseen: options.on_unseen == OnUnseen::Error,
             weight: options.sample_weight_col.clone(),
             class_weights: options.class_weights.clone(),
             replace: create.or_replace,
@@ -142,12 +145,6 @@ pub(crate) const UNMET: &[Unmet] = &[
         values: "above 1",
         instead: "leave it out: each trial uses all workers",
         asked: |options| options.search.as_ref().is_some_and(|search| search.parallel > 1),
-    },
-    Unmet {
-        option: "on_unseen",
-        values: "error",
-        instead: "leave it out",
-        asked: |options| options.on_unseen == OnUnseen::Error,
     },
     Unmet {
         option: "cache",
