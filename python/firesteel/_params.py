@@ -158,6 +158,13 @@ class _NeuralParams(Params):
         typeConverter=TypeConverters.toInt,
     )
 
+    minImprovement: Param[float] = Param(
+        Params._dummy(),
+        "minImprovement",
+        "relative improvement of the validation metric that an epoch needs to count as better",
+        typeConverter=TypeConverters.toFloat,
+    )
+
     mode: Param[str] = Param(
         Params._dummy(),
         "mode",
@@ -217,6 +224,7 @@ class _NeuralParams(Params):
             maxCategories=100000,
             validationFraction=0.0,
             patience=0,
+            minImprovement=0.0,
             mode="auto",
             threads=0,
             bucketBytes=1048576,
@@ -307,6 +315,10 @@ class _NeuralParams(Params):
     def getPatience(self) -> int:
         """Gets the value of patience."""
         return self.getOrDefault(self.patience)
+
+    def getMinImprovement(self) -> float:
+        """Gets the value of minImprovement."""
+        return self.getOrDefault(self.minImprovement)
 
     def getMode(self) -> str:
         """Gets the value of mode."""
@@ -415,6 +427,10 @@ class _NeuralParamSetters(_NeuralParams):
     def setPatience(self, value: int) -> Any:
         """Sets patience: a whole number from 0 on."""
         return self._set(patience=value)
+
+    def setMinImprovement(self, value: float) -> Any:
+        """Sets minImprovement: a number at least 0 and below 1."""
+        return self._set(minImprovement=value)
 
     def setMode(self, value: str) -> Any:
         """Sets mode: one of auto, tiled, wide."""

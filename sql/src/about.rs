@@ -21,6 +21,9 @@ pub struct About {
     pub label: Option<Label>,
     /// What it reads, in the order of the training query, or of the items of `TRANSFORM`.
     pub features: Vec<Feature>,
+    /// Whether a string that training has not seen is an error, and not a category of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refuses_unseen: bool,
     /// What the features are made of, where the query's columns are not read as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transform: Option<Transform>,
@@ -69,6 +72,7 @@ impl About {
             model_type: model_type.into(),
             label,
             features: model.preprocessing().columns.iter().map(feature).collect(),
+            refuses_unseen: false,
             transform: None,
         }
     }

@@ -43,7 +43,7 @@ use crate::name::ModelName;
 use crate::options::ModelOptions;
 use crate::parse::{CreateModel, ModelOption, OptionValue, Source};
 use crate::spec::TrainSpec;
-use crate::spool::Spool;
+use crate::spool::{Reading, Spool};
 
 /// The aggregate.
 const FIT: &str = "nn_fit";
@@ -247,8 +247,7 @@ impl Gathered {
             seen,
             warm: None,
             workers: 1,
-            handle: handle.clone(),
-            cancel: Cancel::new(),
+            reading: Reading { handle: handle.clone(), cancel: Cancel::new() },
             hear,
         };
         // Other tasks of this thread go on elsewhere.

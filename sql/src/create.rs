@@ -29,7 +29,7 @@ use crate::encode::{Feature, Vocabularies, find_type};
 use crate::fit::{Fit, Fitted};
 use crate::models::Models;
 use crate::spec::{Split, TrainSpec};
-use crate::spool::{Keeper, Spool};
+use crate::spool::{Keeper, Reading, Spool};
 use crate::store::VersionEntry;
 use crate::transform::{Draft, Training, Transform, ask};
 
@@ -119,7 +119,8 @@ pub(crate) fn about(schema: &Schema, spec: &TrainSpec, along: &[String]) -> Resu
         );
     }
     let features = Feature::of_schema(schema, &left_out)?;
-    Ok(About { model_type: spec.model_type.clone(), label, features, transform: None })
+    let refuses_unseen = spec.refuses_unseen;
+    Ok(About { model_type: spec.model_type.clone(), label, features, refuses_unseen, transform: None })
 }
 
 fn label(schema: &Schema, spec: &TrainSpec, column: &str) -> Result<Label> {
@@ -362,6 +363,7 @@ impl TrainExec {
         draft: &Draft,
         spool: &Spool,
         context: &Arc<TaskContext>,
+        reading: &Reading,
     ) -> Result<(Transform, Spool, Vocabularies)> {
         // A model that training goes on from has its own statistics.
         let before = self.warm.as_ref().and_then(|warm| warm.about.transform.clone());
@@ -370,10 +372,10 @@ impl TrainExec {
             None => draft.settle(&ask(&draft.statistics(), spool, self.input.schema(), context).await?)?,
         };
         let spool = spool.through(Arc::new(Training::new(&transform, &self.spec.along())?));
-        let (spec, about, handle) = (self.spec.clone(), self.about.clone(), Handle::current());
+        let (spec, about, reading) = (self.spec.clone(), self.about.clone(), reading.clone());
         let look = move || {
             let mut seen = Vocabularies::default();
-            spool.read(0..spool.rows(), &handle, |_, batch| {
+            spool.read(0..spool.rows(), &reading, |_, batch| {
                 seen.push(&batch, &about.features, spec.label.as_deref(), spec.classifier)
             })?;
             Ok((transform, spool, seen))
@@ -386,6 +388,8 @@ impl TrainExec {
         context: Arc<TaskContext>,
         out: tokio::sync::mpsc::Sender<Result<RecordBatch>>,
     ) -> Result<()> {
+        let cancel = CancelOnDrop(Cancel::new());
+        let reading = Reading { handle: Handle::current(), cancel: cancel.0.clone() };
         let warm = match &self.warm {
             Some(warm) => Some(self.models.load(&warm.entry).await?),
             None => None,
@@ -393,23 +397,13 @@ impl TrainExec {
         let (mut spool, mut seen) = self.spool(&context).await?;
         let mut about = (*self.about).clone();
         if let Some(draft) = &self.draft {
-            let (transform, made, looked) = self.transformed(draft, &spool, &context).await?;
+            let (transform, made, looked) = self.transformed(draft, &spool, &context, &reading).await?;
             (spool, seen) = (made, looked);
             about.transform = Some(transform);
         }
         let (hear, mut epochs) = unbounded_channel();
-        let cancel = CancelOnDrop(Cancel::new());
-        let fit = Fit {
-            workers: self.workers(),
-            spec: self.spec.clone(),
-            about,
-            spool,
-            seen,
-            warm,
-            handle: Handle::current(),
-            cancel: cancel.0.clone(),
-            hear,
-        };
+        let fit =
+            Fit { workers: self.workers(), spec: self.spec.clone(), about, spool, seen, warm, reading, hear };
         // Not on the threads that queries run on.
         let training = tokio::task::spawn_blocking(move || fit.run());
         while let Some(epoch) = epochs.recv().await {

@@ -115,27 +115,28 @@ impl Scores {
         let classes = self.outputs;
         // Of two classes the second is the one that is looked for; of more, each in turn.
         let wanted = if classes == 2 { 1..2 } else { 0..classes };
+        let predicted = |class: usize| counts.iter().map(|row| row[class]).sum::<u64>() as f64;
+        let labelled = |class: usize| counts[class].iter().sum::<u64>() as f64;
         let measure = |class: usize| {
             let right = counts[class][class] as f64;
-            let predicted: u64 = counts.iter().map(|row| row[class]).sum();
-            let precision = share(right, predicted as f64);
-            let recall = share(right, counts[class].iter().sum::<u64>() as f64);
-            [precision, recall, share(2.0 * precision * recall, precision + recall), self.auc(class)]
+            let (precision, recall) = (share(right, predicted(class)), share(right, labelled(class)));
+            [precision, recall, share(2.0 * precision * recall, precision + recall)]
         };
-        let n = wanted.len() as f64;
-        let mut mean = [0.0; 4];
-        for class in wanted {
-            mean.iter_mut().zip(measure(class)).for_each(|(m, v)| *m += v / n);
-        }
+        // A class that no row has and none is taken for says nothing, nor does a curve without one of its sides.
+        let there = |class: &usize| classes == 2 || predicted(*class) + labelled(*class) > 0.0;
+        let found: Vec<[f64; 3]> = wanted.clone().filter(there).map(measure).collect();
+        let mean = |measure: usize| found.iter().map(|m| m[measure]).sum::<f64>() / found.len() as f64;
+        let sided = |class: &usize| (1.0..rows).contains(&labelled(*class));
+        let areas: Vec<f64> = wanted.filter(sided).map(|class| self.auc(class)).collect();
         let right: u64 = (0..classes).map(|c| counts[c][c]).sum();
         let loss = |(row, label): (usize, &f64)| -f64::from(self.row(row)[*label as usize]).max(1e-15).ln();
         Classified {
-            precision: mean[0],
-            recall: mean[1],
+            precision: mean(0),
+            recall: mean(1),
             accuracy: right as f64 / rows,
-            f1_score: mean[2],
+            f1_score: mean(2),
             log_loss: self.labels.iter().enumerate().map(loss).sum::<f64>() / rows,
-            roc_auc: mean[3],
+            roc_auc: areas.iter().sum::<f64>() / areas.len() as f64,
         }
     }
 
@@ -334,6 +335,21 @@ mod tests {
         let measures = scores.measures(false, None).unwrap();
         let again: Measures = serde_json::from_str(&serde_json::to_string(&measures).unwrap()).unwrap();
         assert_eq!((again.value("r2_score"), again.value("mean_squared_error")), (None, Some(0.5)));
+    }
+
+    /// What rows do not have takes no part in a mean.
+    #[test]
+    fn a_class_that_is_not_there_is_left_out() {
+        let logits = [3.0, 0.0, 0.0, 0.0, 3.0, 0.0, 3.0, 0.0, 0.0];
+        let Some(Measures::Classified(found)) = scores(&logits, &[0.0, 1.0, 1.0], 3).measures(true, None)
+        else {
+            panic!()
+        };
+        // Of class 0: precision 1/2, recall 1; of class 1: 1 and 1/2.
+        assert_eq!((found.precision, found.recall), (0.75, 0.75));
+        assert!((found.roc_auc - 0.75).abs() < 1e-12, "{}", found.roc_auc);
+        let Some(only) = scores(&[3.0, 0.0, 0.0], &[0.0], 3).measures(true, None) else { panic!() };
+        assert_eq!((only.value("precision"), only.value("roc_auc")), (Some(1.0), None));
     }
 
     #[test]

@@ -9,23 +9,22 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordB
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Float64Type};
 use datafusion::common::{DataFusionError, Result, exec_err};
-use firesteel_comm::{Cancel, Fabric, Mesh, Options, local_world};
+use firesteel_comm::{Fabric, Mesh, Options, local_world};
 use firesteel_error::{Error, Kind};
 use firesteel_train::{
     EpochRecord, Event, Model, Predictor, Session, Shard, ShardBuilder, TrainConfig, Trainer,
 };
 use serde_json::{Map, Value, json};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::about::{About, Label};
 use crate::draw::draw;
-use crate::encode::{Encoder, Feature, HELD_OUT, Vocabularies};
+use crate::encode::{Encoder, Feature, FeatureKind, HELD_OUT, Vocabularies};
 use crate::error::outside;
 use crate::evaluate::{Measures, Scores};
 use crate::loaded::LoadedModel;
 use crate::spec::{Split, TrainSpec};
-use crate::spool::Spool;
+use crate::spool::{Reading, Spool};
 use crate::trials::{Recipe, TrialInfo, Trials};
 use crate::weights::Weights;
 
@@ -49,8 +48,7 @@ pub(crate) struct Fit {
     /// The model that training goes on from.
     pub(crate) warm: Option<Arc<LoadedModel>>,
     pub(crate) workers: usize,
-    pub(crate) handle: Handle,
-    pub(crate) cancel: Cancel,
+    pub(crate) reading: Reading,
     pub(crate) hear: UnboundedSender<EpochRecord>,
 }
 
@@ -75,7 +73,7 @@ struct Found {
 }
 
 impl Fit {
-    /// Trains. Blocks for as long as it takes; `cancel` ends it.
+    /// Trains. Blocks for as long as it takes; `reading.cancel` ends it.
     ///
     /// # Errors
     /// Of the rows, naming the column; `Diverged`; `Cancelled`.
@@ -84,7 +82,7 @@ impl Fit {
             return self.only_transforms();
         }
         let mut notices = self.settle()?;
-        let roles = Roles::new(&self.spec, &self.spool, &self.seen, &self.handle)?;
+        let roles = Roles::new(&self.spec, &self.spool, &self.seen, &self.reading)?;
         notices.extend(roles.notice.clone());
         let classes = self.classes();
         let weights = Weights::new(self.spec.weight.as_deref(), &self.spec.class_weights, &classes)?;
@@ -181,8 +179,16 @@ impl Fit {
         roles: &Roles,
         weights: &Weights,
     ) -> firesteel_error::Result<TrainConfig> {
-        let columns = self.about.features.iter().flat_map(|f| f.kind.columns(&f.column));
-        let features: Vec<Value> = columns.map(|column| json!({"column": column})).collect();
+        let feature = |feature: &Feature| -> Vec<Value> {
+            let columns = feature.kind.columns(&feature.column).into_iter();
+            match (&feature.kind, &self.spec.input_shape) {
+                (FeatureKind::Vector { .. }, Some(shape)) => {
+                    columns.map(|column| json!({"column": column, "shape": shape})).collect()
+                }
+                _ => columns.map(|column| json!({"column": column})).collect(),
+            }
+        };
+        let features: Vec<Value> = self.about.features.iter().flat_map(feature).collect();
         let mut data = json!({"features": features});
         if let Some(label) = &self.spec.label {
             data["label"] = label.as_str().into();
@@ -289,7 +295,8 @@ impl Fit {
         let fabric: Arc<dyn Fabric> = Arc::new(mesh);
         let rank = fabric.rank();
         let start = self.warm.as_ref().map(|model| model.model().clone());
-        let session = Session { fabric, threads: 1, cancel: self.cancel.clone(), resume: None, start };
+        let session =
+            Session { fabric, threads: 1, cancel: self.reading.cancel.clone(), resume: None, start };
         let mut hear = |event| {
             if let (Event::Epoch(epoch), 0) = (event, rank) {
                 // Whoever listened may be gone; then `cancel` is set.
@@ -310,8 +317,8 @@ impl Fit {
         let mut builder = ShardBuilder::new(config, rank)?;
         let encoder = Encoder::new(&self.about);
         let mut error = None;
-        let read = self.spool.read(rows, &self.handle, |first, batch| {
-            if self.cancel.is_cancelled() {
+        let read = self.spool.read(rows, &self.reading, |first, batch| {
+            if self.reading.cancel.is_cancelled() {
                 error = Some(Error::new(Kind::Cancelled, "training was cancelled while rows were read"));
                 return exec_err!("cancelled");
             }
@@ -339,7 +346,7 @@ impl Fit {
         let predictor = Predictor::new(model.clone(), 1);
         let encoder = Encoder::new(&self.about);
         let mut scores = Scores::default();
-        self.spool.read(0..self.spool.rows(), &self.handle, |first, batch| {
+        self.spool.read(0..self.spool.rows(), &self.reading, |first, batch| {
             let keep: BooleanArray =
                 (0..batch.num_rows() as u64).map(|r| Some(roles.of(first + r) == role)).collect();
             let batch = filter_record_batch(&batch, &keep)?;
@@ -398,7 +405,7 @@ struct Roles {
 }
 
 impl Roles {
-    fn new(spec: &TrainSpec, spool: &Spool, seen: &Vocabularies, handle: &Handle) -> Result<Roles> {
+    fn new(spec: &TrainSpec, spool: &Spool, seen: &Vocabularies, reading: &Reading) -> Result<Roles> {
         let labelled = seen.rows - seen.unlabelled;
         let mut roles = Roles { seed: spec.seed, evaluate: 0.0, test: 0.0, fixed: None, notice: None };
         match &spec.split {
@@ -409,9 +416,9 @@ impl Roles {
             Split::Auto if labelled <= 50_000 => roles.evaluate = 0.2,
             Split::Auto => roles.evaluate = 10_000.0 / labelled as f64,
             Split::Random { evaluate, test } => (roles.evaluate, roles.test) = (*evaluate, *test),
-            Split::Custom { column } => roles.fixed = Some(custom(spool, column, handle)?),
+            Split::Custom { column } => roles.fixed = Some(custom(spool, column, reading)?),
             Split::Sequential { column, evaluate, test } => {
-                roles.fixed = Some(sequential(spool, column, *evaluate, *test, handle)?);
+                roles.fixed = Some(sequential(spool, column, *evaluate, *test, reading)?);
             }
         }
         if !(0..spool.rows()).any(|row| roles.of(row) == Role::Train) {
@@ -467,9 +474,9 @@ impl Roles {
 }
 
 /// TRUE is for evaluation; a text says TRAIN, EVAL or TEST.
-fn custom(spool: &Spool, column: &str, handle: &Handle) -> Result<Vec<Role>> {
+fn custom(spool: &Spool, column: &str, reading: &Reading) -> Result<Vec<Role>> {
     let mut roles = Vec::new();
-    spool.read(0..spool.rows(), handle, |first, batch| {
+    spool.read(0..spool.rows(), reading, |first, batch| {
         let Some(array) = batch.column_by_name(column) else { return exec_err!("there is no column '{column}'") };
         if *array.data_type() == DataType::Boolean {
             let flags = array.as_boolean();
@@ -497,9 +504,9 @@ fn custom(spool: &Spool, column: &str, handle: &Handle) -> Result<Vec<Role>> {
 }
 
 /// The rows of the largest values are for the test, those below for evaluation.
-fn sequential(spool: &Spool, column: &str, evaluate: f64, test: f64, handle: &Handle) -> Result<Vec<Role>> {
+fn sequential(spool: &Spool, column: &str, evaluate: f64, test: f64, reading: &Reading) -> Result<Vec<Role>> {
     let mut keys = Vec::new();
-    spool.read(0..spool.rows(), handle, |_, batch| {
+    spool.read(0..spool.rows(), reading, |_, batch| {
         let Some(array) = batch.column_by_name(column) else {
             return exec_err!("there is no column '{column}'");
         };

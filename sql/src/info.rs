@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::{Result, exec_datafusion_err};
+use datafusion::common::{Result, TableReference, exec_datafusion_err};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use firesteel_train::EpochRecord;
@@ -21,7 +21,13 @@ use crate::trials::TrialInfo;
 /// Rows that are already there.
 pub(crate) fn rows(name: &str, batch: RecordBatch) -> Result<LogicalPlan> {
     let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+    let name = TableReference::bare(name);
     LogicalPlanBuilder::scan(name, provider_as_source(Arc::new(table)), None)?.build()
+}
+
+/// What a commit says of a version. DataFusion takes two scans of one name for the same, so the name says which it is.
+fn rows_of(name: &str, entry: &VersionEntry, batch: RecordBatch) -> Result<LogicalPlan> {
+    rows(&format!("{name}({}@{})", entry.model, entry.version), batch)
 }
 
 fn read<T: DeserializeOwned>(entry: &VersionEntry, key: &str) -> Result<Option<T>> {
@@ -45,7 +51,7 @@ pub(crate) fn training_run(entry: &VersionEntry) -> i64 {
 
 /// `ML.TRAINING_INFO`.
 pub(crate) fn training(entry: &VersionEntry) -> Result<LogicalPlan> {
-    rows("training_info", training_rows(training_run(entry), &history(entry)?)?)
+    rows_of("training_info", entry, training_rows(training_run(entry), &history(entry)?)?)
 }
 
 /// `ML.EVALUATE` without rows: what was measured on the rows that were held out.
@@ -54,7 +60,7 @@ pub(crate) fn evaluation(entry: &VersionEntry, about: &About) -> Result<LogicalP
         Some(measures) => measures.batch()?,
         None => no_measures(about.classes().is_some()),
     };
-    rows("evaluate", batch)
+    rows_of("evaluate", entry, batch)
 }
 
 /// `ML.FEATURE_INFO`.
@@ -74,7 +80,7 @@ pub(crate) fn features(entry: &VersionEntry, about: &About) -> Result<LogicalPla
         };
         about.features.iter().map(of).collect()
     };
-    rows("feature_info", feature_rows(&read(entry, "features")?.unwrap_or_else(plain))?)
+    rows_of("feature_info", entry, feature_rows(&read(entry, "features")?.unwrap_or_else(plain))?)
 }
 
 /// `ML.TRIAL_INFO`: no rows where nothing was searched.
@@ -98,8 +104,9 @@ pub(crate) fn trials(entry: &VersionEntry) -> Result<LogicalPlan> {
         ("error", text(&|t| t.error.clone())),
         ("is_optimal", Arc::new(trials.iter().map(|t| Some(t.is_optimal)).collect::<BooleanArray>())),
     ];
-    rows(
+    rows_of(
         "trial_info",
+        entry,
         RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true)))?,
     )
 }

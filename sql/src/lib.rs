@@ -27,6 +27,7 @@
 //! | [`models`], [`loaded`] | the models of a session, and those in memory |
 //! | [`about`], [`encode`] | what a model reads and predicts; columns of a query to those of the loop |
 //! | [`transform`] | `TRANSFORM (…)` |
+//! | `config` | `SET ml.seed` and the like |
 //! | [`create`] | `CREATE MODEL` as a plan |
 //! | [`spool`], `fit`, `weights`, `profile` | its rows, its training, what rows count, what is known of its features |
 //! | `trials`, `draw` | the trainings of a search; numbers that look random |
@@ -44,6 +45,7 @@
 pub mod about;
 mod aggregate;
 pub mod answer;
+mod config;
 pub mod create;
 mod draw;
 pub mod encode;

@@ -1,16 +1,18 @@
 //! Models in memory, shared by all queries of a session.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Float64Builder, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array,
+    Array, ArrayRef, AsArray, Float64Array, Float64Builder, ListArray, RecordBatch, StructArray, UInt32Array,
+    new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::take;
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::{Result, ScalarValue, exec_err};
 use firesteel_train::metrics::largest;
-use firesteel_train::{Model, Predictions, Predictor};
+use firesteel_train::{Encoding, Model, Predictions, Predictor};
 
 use crate::about::{About, probability};
 use crate::encode::Encoder;
@@ -24,6 +26,8 @@ pub struct LoadedModel {
     about: Arc<About>,
     transform: Option<Transformers>,
     encoder: Encoder,
+    /// The strings that training has seen, by column; empty where others are no error.
+    seen: Vec<(String, HashSet<String>)>,
     predictor: Predictor,
     /// The classes, in the label's type.
     classes: Option<ArrayRef>,
@@ -52,8 +56,18 @@ impl LoadedModel {
         };
         let transform = about.transform.as_ref().map(transformers).transpose()?;
         let encoder = Encoder::new(&about);
+        let seen = |encoding: &Encoding| match encoding {
+            Encoding::Category { column, values } | Encoding::OneHot { column, values } => {
+                Some((column.clone(), values.iter().cloned().collect()))
+            }
+            Encoding::Number { .. } | Encoding::Vector { .. } => None,
+        };
+        let seen = match about.refuses_unseen {
+            true => model.preprocessing().columns.iter().filter_map(seen).collect(),
+            false => Vec::new(),
+        };
         let predictor = Predictor::new(Arc::new(model), 1);
-        Ok(LoadedModel { transform, encoder, predictor, classes, about })
+        Ok(LoadedModel { transform, encoder, seen, predictor, classes, about })
     }
 
     /// What it is.
@@ -78,10 +92,22 @@ impl LoadedModel {
 
     /// The features of a query's batch, as the training loop reads them.
     pub(crate) fn features(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        match &self.transform {
-            Some(transform) => self.encoder.features(&transform.features.apply(batch)?),
-            None => self.encoder.features(batch),
+        let features = match &self.transform {
+            Some(transform) => self.encoder.features(&transform.features.apply(batch)?)?,
+            None => self.encoder.features(batch)?,
+        };
+        for (column, seen) in &self.seen {
+            let strings = features.column_by_name(column).map(|strings| cast(strings, &DataType::Utf8));
+            let Some(strings) = strings.transpose()? else { continue };
+            for (row, string) in strings.as_string::<i32>().iter().enumerate() {
+                if let Some(string) = string.filter(|string| !seen.contains(*string)) {
+                    return exec_err!(
+                        "column '{column}', row {row} of the batch: '{string}' was not in the training rows, and the model was made with on_unseen = 'error'"
+                    );
+                }
+            }
         }
+        Ok(features)
     }
 
     /// The label of each row of a query's batch: the index of its class, or a number; NULL where there is none.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::{Result, plan_datafusion_err, plan_err};
+use datafusion::common::{DataFusionError, Result, plan_datafusion_err, plan_err};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -17,13 +17,14 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use datafusion::sql::sqlparser::dialect::dialect_from_str;
 
 use crate::aggregate;
+use crate::config::{self, MlConfig};
 use crate::create::{CreateModel, Warm};
 use crate::functions;
 use crate::info;
 use crate::models::Models;
 use crate::name::ModelName;
 use crate::options::ModelOptions;
-use crate::parse::{self, Change, CreateModel as Create, Source, Statement};
+use crate::parse::{self, Change, CreateModel as Create, ModelRef, Source, Statement, TransformItem};
 use crate::planner::{DropProbabilities, MlQueryPlanner, PinVersions, makes_models};
 use crate::relation::MlRelations;
 use crate::spec::TrainSpec;
@@ -55,6 +56,11 @@ impl Firesteel {
         let catalog = context
             .catalog(&catalog)
             .ok_or_else(|| plan_datafusion_err!("there is no catalog '{catalog}'"))?;
+        if catalog.schema("ml").is_some() {
+            return plan_err!(
+                "the session has a schema 'ml' already: of Firesteel, if it is registered twice"
+            );
+        }
         catalog.register_schema("ml", Arc::new(MlSchema::new(models.clone())))?;
         for function in functions::scalar(&models) {
             context.register_udf(function);
@@ -62,7 +68,9 @@ impl Firesteel {
         context.register_udaf(aggregate::fit());
         aggregate::apply().into_iter().for_each(|function| context.register_udf(function));
         context.register_relation_planner(Arc::new(MlRelations { models: models.clone() }))?;
-        let state = SessionStateBuilder::new_from_existing(context.state())
+        let mut state = context.state();
+        state.config_mut().options_mut().extensions.insert(MlConfig::default());
+        let state = SessionStateBuilder::new_from_existing(state)
             .with_query_planner(Arc::new(MlQueryPlanner { models: models.clone() }))
             .with_analyzer_rule(Arc::new(PinVersions { models: models.clone() }))
             .with_optimizer_rule(Arc::new(DropProbabilities))
@@ -244,8 +252,12 @@ impl Firesteel {
         let Source::Query { query, .. } = &create.source else {
             return plan_err!("CREATE MODEL .. FROM 'uri' trains nothing, so there is no plan to show");
         };
-        let spec = Arc::new(TrainSpec::new(create, ModelOptions::read(&create.options)?)?);
         let mut state = self.context.state();
+        let create = Create {
+            options: config::with_defaults(&create.options, state.config().options()),
+            ..create.clone()
+        };
+        let spec = Arc::new(TrainSpec::new(&create, ModelOptions::read(&create.options)?)?);
         // Which rows are in which partition must not depend on who is faster.
         state.config_mut().options_mut().execution.enable_file_stream_work_stealing = false;
         if let Some(workers) = spec.workers {
@@ -313,8 +325,14 @@ impl Firesteel {
             }
         };
         let shown: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let items = saved.transform.iter().flatten().map(TransformItem::to_string).collect::<Vec<_>>();
+        let transform = match items.is_empty() {
+            true => String::new(),
+            false => format!(" TRANSFORM ({})", items.join(", ")),
+        };
+        let name = ModelRef::encode(&retrain.name, None);
         let sql =
-            format!("CREATE OR REPLACE MODEL {} OPTIONS ({}) AS {query}", retrain.name, shown.join(", "));
+            format!("CREATE OR REPLACE MODEL {name}{transform} OPTIONS ({}) AS {query}", shown.join(", "));
         self.create(Create {
             or_replace: true,
             if_not_exists: false,
@@ -329,7 +347,8 @@ impl Firesteel {
 
     async fn drop_model(&self, name: ModelName, version: Option<u64>, if_exists: bool) -> Result<DataFrame> {
         let snapshot = self.models.snapshot();
-        if if_exists && snapshot.resolve(&name, version).is_err() {
+        // One that cannot be read is there, and its error is told.
+        if if_exists && matches!(snapshot.resolve(&name, version), Err(DataFusionError::Plan(_))) {
             self.models.notice(format!("model '{name}' does not exist; nothing is done"));
             return self.nothing();
         }
@@ -363,6 +382,9 @@ impl Firesteel {
 
     async fn show_models(&self, like: Option<String>, schema: Option<String>) -> Result<DataFrame> {
         use datafusion::prelude::{col, lit};
+        for reason in self.models.snapshot().unreadable() {
+            self.models.notice(reason.to_owned());
+        }
         let mut frame = self.context.table("ml.models").await?;
         if let Some(pattern) = like {
             frame = frame.filter(col("model_name").like(lit(pattern)))?;

@@ -28,6 +28,8 @@ pub struct TrainSpec {
     pub features: Option<Vec<String>>,
     /// Columns that are not learned from.
     pub left_out: Vec<String>,
+    /// The axes of the features that are lists of numbers; one when absent.
+    pub input_shape: Option<Vec<usize>>,
     /// What the training is told, where no search decides.
     pub recipe: Recipe,
     /// The trainings of a search, of which the best is kept.
@@ -42,6 +44,8 @@ pub struct TrainSpec {
     pub workers: Option<usize>,
     /// Where the rows are kept.
     pub cache: CacheMode,
+    /// Whether a string that training has not seen is an error in a prediction.
+    pub refuses_unseen: bool,
     /// The column that says how much a row counts.
     pub weight: Option<String>,
     /// How much the rows of each class count.
@@ -81,6 +85,7 @@ impl TrainSpec {
             label: options.label().map(str::to_owned),
             features: options.feature_cols.clone(),
             left_out,
+            input_shape: options.input_shape.clone(),
             recipe: Recipe::new(&options)?,
             trials,
             warm_start: options.warm_start,
@@ -92,6 +97,7 @@ impl TrainSpec {
                 Cache::Disk => CacheMode::Disk,
                 _ => CacheMode::MemoryThenDisk,
             },
+            refuses_unseen: options.on_unseen == OnUnseen::Error,
             weight: options.sample_weight_col.clone(),
             class_weights: options.class_weights.clone(),
             replace: create.or_replace,
@@ -141,22 +147,10 @@ pub(crate) const UNMET: &[Unmet] = &[
         asked: |options| options.search.as_ref().is_some_and(|search| search.parallel > 1),
     },
     Unmet {
-        option: "on_unseen",
-        values: "error",
-        instead: "leave it out",
-        asked: |options| options.on_unseen == OnUnseen::Error,
-    },
-    Unmet {
         option: "cache",
         values: "none",
         instead: "use 'disk'",
         asked: |options| options.cache == Cache::None,
-    },
-    Unmet {
-        option: "min_rel_progress",
-        values: "above 0",
-        instead: "use patience",
-        asked: |options| options.stop.is_some_and(|stop| stop.min_rel_progress > 0.0),
     },
 ];
 

@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, exec_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SpillFile};
 use datafusion::physical_plan::SpillManager;
 use datafusion::physical_plan::metrics::SpillMetrics;
+use firesteel_comm::Cancel;
 use futures::StreamExt;
 use tokio::runtime::Handle;
 
@@ -96,6 +97,15 @@ fn refused(e: DataFusionError) -> DataFusionError {
     e.context("the rows of a training with cache='memory' do not fit; use cache='memory_then_disk' or raise datafusion.runtime.memory_limit")
 }
 
+/// What whoever reads rows needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    /// Where files are read.
+    pub(crate) handle: Handle,
+    /// Ends the reading at the next batch.
+    pub(crate) cancel: Cancel,
+}
+
 /// All rows of a training query, in the order of its partitions. A clone has the same.
 #[derive(Clone)]
 pub(crate) struct Spool {
@@ -133,16 +143,21 @@ impl Spool {
     /// Calls `take` with the batches of a range of rows and where each starts. Blocks.
     ///
     /// # Errors
-    /// Of reading what was spilled, and those of `take`.
+    /// Of reading what was spilled, and those of `take`; `Execution` when it was cancelled.
     pub(crate) fn read(
         &self,
         rows: Range<u64>,
-        handle: &Handle,
+        reading: &Reading,
         mut take: impl FnMut(u64, RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let mut take = |first, batch: RecordBatch| match &self.through {
-            None => take(first, batch),
-            Some(training) => take(first, training.apply(&batch)?),
+        let mut take = |first, batch: RecordBatch| {
+            if reading.cancel.is_cancelled() {
+                return exec_err!("the training was cancelled while rows were read");
+            }
+            match &self.through {
+                None => take(first, batch),
+                Some(training) => take(first, training.apply(&batch)?),
+            }
         };
         let mut first = 0;
         for part in self.parts.iter() {
@@ -153,7 +168,7 @@ impl Spool {
                     None => part.batches.iter().try_for_each(|batch| cut.batch(batch))?,
                     Some((file, manager)) => {
                         let mut stream = manager.read_spill_as_stream_unbuffered(file.clone(), None)?;
-                        while let Some(batch) = handle.block_on(stream.next()) {
+                        while let Some(batch) = reading.handle.block_on(stream.next()) {
                             cut.batch(&batch?)?;
                         }
                     }

@@ -3,6 +3,8 @@
 //! - An activation behind a linear layer or a convolution goes into the product's last step.
 //! - relu, tanh and sigmoid never fall, so they commute with a max-pool: pool first, a quarter of the work.
 //! - A 2×2 max-pool behind a convolution goes into it: the whole image is never written.
+//! - In inference, embeddings that are added up are one gather, to which a linear layer that comes last and the activation
+//!   behind the sum add theirs.
 
 use firesteel_model::{Graph, Node, Op, Source};
 
@@ -40,28 +42,45 @@ pub(crate) struct Stage {
     pub(crate) pool: bool,
     /// Applied to the result.
     pub(crate) activation: Option<Activation>,
+    /// Whether all that a sum adds up is fused into it.
+    pub(crate) operands: bool,
+}
+
+/// What a plan is for. Both give the same values, bit for bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Backward needs the value of every layer that it passes.
+    Training,
+    /// Only the outputs are wanted.
+    Inference,
 }
 
 /// The stages of a network in execution order.
-pub(crate) fn fuse(graph: &Graph) -> Vec<Stage> {
+pub(crate) fn fuse(graph: &Graph, purpose: Purpose) -> Vec<Stage> {
     let nodes = graph.nodes();
     let mut fused = vec![false; nodes.len()];
+    let mut operands = vec![None; nodes.len()];
+    if purpose == Purpose::Inference {
+        operands = (0..nodes.len()).map(|node| operands_of_sum(nodes, node)).collect();
+        operands.iter().flatten().flatten().for_each(|operand| fused[*operand] = true);
+    }
     let mut stages = Vec::new();
     for node in 0..nodes.len() {
         if fused[node] {
             continue;
         }
-        let mut stage = Stage { node, result: node, pool: false, activation: None };
+        let mut stage = Stage { operands: operands[node].is_some(), ..Stage::of(node) };
         match &nodes[node].op {
             Op::Linear { .. } => stage.take_activation(nodes, &mut fused),
             Op::Conv2d { .. } => stage.take_behind_convolution(nodes, &mut fused),
             Op::MaxPool2d { .. } => stage.take_activation(nodes, &mut fused),
+            Op::Add if stage.operands => stage.take_activation(nodes, &mut fused),
             op => {
                 if let (Some(activation), Some(pool)) = (Activation::of(op), next(nodes, node)) {
                     // An activation before a pool: the pool runs on the activation's source.
                     if matches!(nodes[pool].op, Op::MaxPool2d { .. }) {
                         fused[pool] = true;
-                        stage = Stage { node: pool, result: pool, pool: false, activation: Some(activation) };
+                        stage = Stage { activation: Some(activation), ..Stage::of(pool) };
                     }
                 }
             }
@@ -78,12 +97,39 @@ fn next(nodes: &[Node], node: usize) -> Option<usize> {
     first.filter(|_| second.is_none())
 }
 
+/// What a sum adds up, if that can be fused into it: embeddings, and perhaps a linear layer behind them, that nobody else
+/// reads. Another order would round otherwise.
+fn operands_of_sum(nodes: &[Node], node: usize) -> Option<Vec<usize>> {
+    let sources = &nodes[node].sources;
+    if nodes[node].op != Op::Add {
+        return None;
+    }
+    let operand = |(place, source): (usize, &Source)| match *source {
+        Source::Node(n) if next(nodes, n) == Some(node) && !sources[..place].contains(source) => {
+            let last = place > 0 && place + 1 == sources.len();
+            let fits = match nodes[n].op {
+                Op::Embedding { .. } => true,
+                Op::Linear { .. } => last,
+                _ => false,
+            };
+            fits.then_some(n)
+        }
+        _ => None,
+    };
+    sources.iter().enumerate().map(operand).collect()
+}
+
 /// Whether a pool is the one that convolutions can take in: 2×2 windows side by side.
 fn is_halving(op: &Op) -> bool {
     matches!(op, Op::MaxPool2d { kernel: [2, 2], stride: None | Some([2, 2]), padding: [0, 0] })
 }
 
 impl Stage {
+    /// A layer alone.
+    pub(crate) fn of(node: usize) -> Stage {
+        Stage { node, result: node, pool: false, activation: None, operands: false }
+    }
+
     fn take_activation(&mut self, nodes: &[Node], fused: &mut [bool]) {
         let Some(reader) = next(nodes, self.result) else { return };
         let Some(activation) = Activation::of(&nodes[reader].op) else { return };
@@ -125,7 +171,7 @@ mod tests {
 
     fn stages(network: &Network) -> Vec<(usize, usize, bool, Option<Activation>)> {
         let graph = Graph::new(&network.build(image(), 10).unwrap()).unwrap();
-        fuse(&graph).iter().map(|s| (s.node, s.result, s.pool, s.activation)).collect()
+        fuse(&graph, Purpose::Inference).iter().map(|s| (s.node, s.result, s.pool, s.activation)).collect()
     }
 
     #[test]

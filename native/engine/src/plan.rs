@@ -5,7 +5,7 @@ use std::ops::Range;
 use firesteel_error::Result;
 use firesteel_model::{Graph, InputKind, Op, Source};
 
-use crate::fuse::{Stage, fuse};
+use crate::fuse::{Purpose, Stage, fuse};
 use crate::memory::LANES;
 use crate::ops;
 use crate::pass::{Id, Kernel, Place};
@@ -71,7 +71,7 @@ impl Plan {
     /// Compiles a network for inference.
     pub(crate) fn new(graph: &Graph) -> Result<Plan> {
         let mut builder = Builder::new(graph);
-        builder.forward()?;
+        builder.forward(Purpose::Inference)?;
         let output = builder.output().id;
         builder.uses(&[output]);
         builder.finish(output)
@@ -80,7 +80,7 @@ impl Plan {
     /// Compiles a network for training.
     pub(crate) fn with_backward(graph: &Graph) -> Result<(Plan, BackwardPlan)> {
         let mut builder = Builder::new(graph);
-        let mut backwards = builder.forward()?;
+        let mut backwards = builder.forward(Purpose::Training)?;
         let output = builder.output();
         let output_gradient = output.gradient.unwrap_or_else(|| builder.buffer(output.len * LANES));
         let loss = builder.calls.len();
@@ -110,9 +110,9 @@ impl<'g> Builder<'g> {
     }
 
     /// Adds the calls of forward.
-    fn forward(&mut self) -> Result<Vec<Backward>> {
+    fn forward(&mut self, purpose: Purpose) -> Result<Vec<Backward>> {
         let mut backwards = Vec::new();
-        for stage in fuse(self.graph) {
+        for stage in fuse(self.graph, purpose) {
             backwards.extend(ops::lower(self, &stage)?);
         }
         Ok(backwards)

@@ -393,8 +393,8 @@ impl<'a> Fit<'a> {
 
     fn keep_best(&mut self, epoch: usize, validation: Option<Validation>) {
         let (Some(validation), true) = (validation, self.config.params.patience > 0) else { return };
-        let metric = validation.metric;
-        if self.validator.metric.better(metric, self.progress.best.map(|best| best.metric)) {
+        let (metric, by) = (validation.metric, self.config.params.min_improvement);
+        if self.validator.metric.better(metric, self.progress.best.map(|best| best.metric), by) {
             self.progress.best = Some(Best { epoch, metric });
             self.best = Some((self.replica.weights().to_vec(), self.replica.buffers().to_vec()));
         }

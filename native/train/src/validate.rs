@@ -38,16 +38,16 @@ impl Metric {
         }
     }
 
-    /// Whether `a` is a better value than `b`, if there is one yet. What is not finite is never better, and anything
-    /// finite is better than it.
-    pub(crate) fn better(self, a: f64, b: Option<f64>) -> bool {
+    /// Whether `a` is a better value than `b`, if there is one yet, by more than this part of it. What is not finite is
+    /// never better, and anything finite is better than it.
+    pub(crate) fn better(self, a: f64, b: Option<f64>, by: f64) -> bool {
         if !a.is_finite() {
             return false;
         }
         match (self, b.filter(|b| b.is_finite())) {
             (_, None) => true,
-            (Metric::Auc | Metric::Accuracy, Some(b)) => a > b,
-            (Metric::Rmse | Metric::Mse | Metric::Huber, Some(b)) => a < b,
+            (Metric::Auc | Metric::Accuracy, Some(b)) => a > b + by * b.abs(),
+            (Metric::Rmse | Metric::Mse | Metric::Huber, Some(b)) => a < b - by * b.abs(),
         }
     }
 }
@@ -213,11 +213,17 @@ mod tests {
     fn what_is_not_finite_is_worse_than_anything() {
         for metric in [Metric::Auc, Metric::Accuracy, Metric::Rmse, Metric::Mse, Metric::Huber] {
             for worse in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-                assert!(!metric.better(worse, None) && !metric.better(worse, Some(0.5)), "{metric:?}");
-                assert!(metric.better(0.5, Some(worse)), "{metric:?}");
+                assert!(
+                    !metric.better(worse, None, 0.0) && !metric.better(worse, Some(0.5), 0.0),
+                    "{metric:?}"
+                );
+                assert!(metric.better(0.5, Some(worse), 0.0), "{metric:?}");
             }
-            assert!(metric.better(0.5, None) && !metric.better(0.5, Some(0.5)), "{metric:?}");
+            assert!(metric.better(0.5, None, 0.0) && !metric.better(0.5, Some(0.5), 0.0), "{metric:?}");
         }
-        assert!(Metric::Auc.better(0.6, Some(0.5)) && Metric::Rmse.better(0.4, Some(0.5)));
+        assert!(Metric::Auc.better(0.6, Some(0.5), 0.0) && Metric::Rmse.better(0.4, Some(0.5), 0.0));
+        // By more than a tenth of it.
+        assert!(Metric::Auc.better(0.56, Some(0.5), 0.1) && !Metric::Auc.better(0.54, Some(0.5), 0.1));
+        assert!(Metric::Rmse.better(0.44, Some(0.5), 0.1) && !Metric::Rmse.better(0.46, Some(0.5), 0.1));
     }
 }

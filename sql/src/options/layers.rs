@@ -23,21 +23,16 @@ pub(super) const FORMS: &[(&str, &str)] = &[
     ),
     ("layer_norm", "standardises each row; `epsilon=1e-5`"),
     ("flatten", "any shape to one axis"),
+    (
+        "conv2d(6, 5)",
+        "a convolution of an image: channels, kernel; `stride=1`, `padding=0`, `groups=1`, `bias=true`",
+    ),
+    ("max_pool2d(2)", "the largest value of each window; `stride` is the window's, `padding=0`"),
+    ("avg_pool2d(2)", "the mean of each window; `stride` is the window's, `padding=0`"),
 ];
 
 /// Layers of other systems.
-const NOT_YET: &[&str] = &[
-    "attention",
-    "avg_pool2d",
-    "concat",
-    "conv1d",
-    "conv2d",
-    "embedding",
-    "gru",
-    "lstm",
-    "max_pool2d",
-    "residual",
-];
+const NOT_YET: &[&str] = &["attention", "concat", "conv1d", "embedding", "gru", "lstm", "residual"];
 
 /// The operations of all layers; `activation` is behind a `dense` that does not name its own.
 ///
@@ -73,6 +68,9 @@ fn activation_op(activation: Activation) -> Op {
     }
 }
 
+/// Kernel, stride and padding of a pool.
+type Window = ([usize; 2], Option<[usize; 2]>, [usize; 2]);
+
 /// `name(argument, key=argument)`.
 struct Call<'a> {
     text: &'a str,
@@ -105,6 +103,15 @@ impl<'a> Call<'a> {
             "dense" => return self.dense(default),
             "linear" => Op::Linear { outputs: self.width()?, bias: self.keyed("bias")?.unwrap_or(true) },
             "flatten" => Op::Flatten,
+            "conv2d" => self.conv2d()?,
+            "max_pool2d" => {
+                let (kernel, stride, padding) = self.window()?;
+                Op::MaxPool2d { kernel, stride, padding }
+            }
+            "avg_pool2d" => {
+                let (kernel, stride, padding) = self.window()?;
+                Op::AvgPool2d { kernel, stride, padding }
+            }
             "dropout" => Op::Dropout { rate: self.rate()? },
             "batch_norm" => Op::BatchNorm {
                 epsilon: self.positive("epsilon", 1e-5)?,
@@ -129,6 +136,47 @@ impl<'a> Call<'a> {
             })?,
         };
         Ok(vec![linear, activation_op(activation)])
+    }
+
+    fn conv2d(&mut self) -> Result<Op, String> {
+        let (outputs, kernel) = (self.side(1)?, self.side(1)?);
+        let (Some(outputs), Some(kernel)) = (outputs, kernel) else {
+            return Err(format!("layer '{}' expects channels and a kernel: conv2d(6, 5)", self.text));
+        };
+        let stride = self.side_of("stride", 1)?.unwrap_or(1);
+        let padding = self.side_of("padding", 0)?.unwrap_or(0);
+        Ok(Op::Conv2d {
+            outputs,
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [padding; 2],
+            groups: self.side_of("groups", 1)?.unwrap_or(1),
+            bias: self.keyed("bias")?.unwrap_or(true),
+        })
+    }
+
+    fn window(&mut self) -> Result<Window, String> {
+        let Some(kernel) = self.side(1)? else {
+            return Err(format!("layer '{}' expects a window: {}(2)", self.text, self.name));
+        };
+        let stride = self.side_of("stride", 1)?.map(|side| [side; 2]);
+        Ok(([kernel; 2], stride, [self.side_of("padding", 0)?.unwrap_or(0); 2]))
+    }
+
+    /// The next argument without a key: channels, or a side of a square.
+    fn side(&mut self, least: usize) -> Result<Option<usize>, String> {
+        self.positional().map(|text| self.checked(text, "a size", least)).transpose()
+    }
+
+    fn side_of(&mut self, key: &str, least: usize) -> Result<Option<usize>, String> {
+        let text = self.keyed::<String>(key)?;
+        text.map(|text| self.checked(&text, key, least)).transpose()
+    }
+
+    fn checked(&self, text: &str, what: &str, least: usize) -> Result<usize, String> {
+        let most = super::table::WIDEST as usize;
+        let side = text.parse().ok().filter(|side| (least..=most).contains(side));
+        side.ok_or_else(|| format!("layer '{}': {what} is '{text}', expected {least} to {most}", self.text))
     }
 
     fn unknown(&self) -> String {
@@ -217,6 +265,9 @@ mod tests {
             "layer_norm(epsilon=1e-6)",
             "gelu()",
             "flatten",
+            "conv2d(6, 5, padding=2)",
+            "max_pool2d(2, stride=1)",
+            "avg_pool2d(3)",
         ]);
         let expected = vec![
             Op::Linear { outputs: 64, bias: true },
@@ -229,6 +280,9 @@ mod tests {
             Op::LayerNorm { epsilon: 1e-6 },
             Op::Gelu,
             Op::Flatten,
+            Op::Conv2d { outputs: 6, kernel: [5, 5], stride: [1, 1], padding: [2, 2], groups: 1, bias: true },
+            Op::MaxPool2d { kernel: [2, 2], stride: Some([1, 1]), padding: [0, 0] },
+            Op::AvgPool2d { kernel: [3, 3], stride: None, padding: [0, 0] },
         ];
         assert_eq!(ops.unwrap(), expected);
         assert_eq!(read(&[]).unwrap(), vec![]);
@@ -259,6 +313,12 @@ mod tests {
             (
                 "layer_norm(epsilon=-1)",
                 "layer 'layer_norm(epsilon=-1)': epsilon is -1, expected a positive number",
+            ),
+            ("conv2d(6)", "layer 'conv2d(6)' expects channels and a kernel: conv2d(6, 5)"),
+            ("conv2d(6, 0)", "layer 'conv2d(6, 0)': a size is '0', expected 1 to 1048576"),
+            (
+                "max_pool2d(2, stride=x)",
+                "layer 'max_pool2d(2, stride=x)': stride is 'x', expected 1 to 1048576",
             ),
             ("batchnorm", "there is no layer 'batchnorm'; did you mean 'batch_norm'?"),
             ("residual(dense(64))", "layer 'residual(dense(64))' is not supported yet in SQL"),

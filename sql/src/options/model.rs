@@ -20,6 +20,8 @@ pub struct ModelOptions {
     pub feature_cols: Option<Vec<String>>,
     /// Columns that are not learned from.
     pub exclude_cols: Vec<String>,
+    /// The axes of the features that are lists of numbers; one when absent.
+    pub input_shape: Option<Vec<usize>>,
     /// The network; none for [`ModelType::TransformOnly`].
     pub network: Option<Network>,
     /// For [`firesteel_train::TrainConfig`], by the names of [`firesteel_train::params::TABLE`]: those given, and those
@@ -69,6 +71,8 @@ pub enum ModelType {
     WideAndDeepClassifier,
     /// A number, by a network and a linear model together.
     WideAndDeepRegressor,
+    /// The class of an image, by LeNet-5.
+    Lenet5,
     /// The features themselves, by a network that is narrow in the middle.
     Autoencoder,
     /// Nothing but the statistics of the transforms.
@@ -85,6 +89,7 @@ impl ModelType {
             ModelType::LinearReg => "linear_reg",
             ModelType::WideAndDeepClassifier => "dnn_linear_combined_classifier",
             ModelType::WideAndDeepRegressor => "dnn_linear_combined_regressor",
+            ModelType::Lenet5 => "lenet5",
             ModelType::Autoencoder => "autoencoder",
             ModelType::TransformOnly => "transform_only",
         }
@@ -93,9 +98,10 @@ impl ModelType {
     /// What the engine learns, if it does.
     pub fn task(self) -> Option<Task> {
         match self {
-            ModelType::DnnClassifier | ModelType::LogisticReg | ModelType::WideAndDeepClassifier => {
-                Some(Task::Classification)
-            }
+            ModelType::DnnClassifier
+            | ModelType::LogisticReg
+            | ModelType::WideAndDeepClassifier
+            | ModelType::Lenet5 => Some(Task::Classification),
             ModelType::DnnRegressor | ModelType::LinearReg | ModelType::WideAndDeepRegressor => {
                 Some(Task::Regression)
             }
@@ -113,6 +119,7 @@ impl ModelType {
             LinearReg,
             WideAndDeepClassifier,
             WideAndDeepRegressor,
+            Lenet5,
             Autoencoder,
             TransformOnly,
         ];
@@ -155,8 +162,6 @@ pub enum Split {
 pub struct EarlyStop {
     /// Epochs that may pass without a better one; at least 1.
     pub patience: usize,
-    /// Relative improvement that a better epoch needs.
-    pub min_rel_progress: f64,
 }
 
 /// Where the query's rows are kept between epochs.
@@ -180,6 +185,9 @@ pub enum OnUnseen {
     /// An error.
     Error,
 }
+
+/// The images of LeNet-5, unless it is told otherwise.
+const MNIST: [usize; 3] = [1, 28, 28];
 
 /// The hidden layers of an autoencoder, unless it is told otherwise.
 const NARROW: [usize; 3] = [32, 8, 32];
@@ -205,7 +213,7 @@ const MOMENTUM: f64 = 0.9;
 /// What says how a network looks.
 const NETWORK: [&str; 5] = ["layers", "hidden_units", "activation_fn", "dropout", "embedding_dims"];
 /// What `transform_only` takes.
-const OF_TRANSFORM_ONLY: [&str; 10] = [
+const OF_TRANSFORM_ONLY: [&str; 11] = [
     "cache",
     "description",
     "exclude_cols",
@@ -215,6 +223,7 @@ const OF_TRANSFORM_ONLY: [&str; 10] = [
     "min_category_count",
     "model_type",
     "on_null",
+    "seed",
     "workers",
 ];
 
@@ -245,6 +254,9 @@ impl ModelOptions {
             label_cols,
             feature_cols,
             exclude_cols,
+            input_shape: given
+                .counts("input_shape")
+                .or_else(|| (model_type == ModelType::Lenet5).then(|| MNIST.to_vec())),
             network: network(&given, model_type)?,
             params: params(&given)?,
             stop: stop(&given, &split)?,
@@ -286,6 +298,10 @@ fn check_suits(given: &Given, model_type: ModelType) -> Result<()> {
         ModelType::TransformOnly => {
             let stray = |name: &&str| !OF_TRANSFORM_ONLY.contains(name);
             searched.next().or_else(|| given.names().find(stray))
+        }
+        ModelType::Lenet5 => {
+            let stray = |name: &&str| NETWORK.contains(name);
+            searched.find(stray).or_else(|| given.names().find(stray))
         }
         ModelType::LogisticReg | ModelType::LinearReg => {
             let hidden = |name: &&str| NETWORK.contains(name) && *name != "embedding_dims";
@@ -339,6 +355,7 @@ fn network(given: &Given, model_type: ModelType) -> Result<Option<Network>> {
     let dropout = given.real("dropout").unwrap_or(0.0) as f32;
     let hidden = match model_type {
         ModelType::TransformOnly => return Ok(None),
+        ModelType::Lenet5 => return Ok(Some(Network::Lenet5)),
         ModelType::LogisticReg | ModelType::LinearReg => vec![],
         ModelType::Autoencoder => given.counts("hidden_units").unwrap_or_else(|| NARROW.to_vec()),
         _ => given.counts("hidden_units").unwrap_or_else(|| vec![DEFAULT_WIDTH]),
@@ -450,7 +467,7 @@ fn stop(given: &Given, split: &Split) -> Result<Option<EarlyStop>> {
             plan_err!("{} needs rows that are held out, there are none{}", option.name, option.place())
         }
         _ if off || nothing_held || patience == 0 => Ok(None),
-        _ => Ok(Some(EarlyStop { patience, min_rel_progress })),
+        _ => Ok(Some(EarlyStop { patience })),
     }
 }
 

@@ -80,11 +80,12 @@ pub const ROWS: &[Row] = &[
                 "linear_reg",
                 "dnn_linear_combined_classifier",
                 "dnn_linear_combined_regressor",
+                "lenet5",
                 "autoencoder",
                 "transform_only",
             ]),
             "",
-            "what is learned: a class or a number, by a network, a linear model or both together; the features themselves; or only the transforms; required",
+            "what is learned: a class or a number, by a network, a linear model or both together; the class of an image, by LeNet-5; the features themselves; or only the transforms; required",
         )
     },
     row("input_label_cols", Kind::Texts, "['label']", "the column that is learned; one"),
@@ -92,6 +93,12 @@ pub const ROWS: &[Row] = &[
     row("exclude_cols", Kind::Texts, "none", "columns that are not learned from"),
     row("hidden_units", Kind::Widths, "[64]", "widths of the hidden layers; of an autoencoder [32, 8, 32]"),
     row("layers", Kind::Texts, "none", "layers one behind the other, instead of hidden_units; see below"),
+    row(
+        "input_shape",
+        Kind::Widths,
+        "one axis",
+        "axes of a list of numbers, of an image [channels, height, width]; of lenet5 [1, 28, 28]",
+    ),
     Row {
         not_yet: &["relu6", "elu", "selu", "crelu"],
         ..row(
@@ -126,12 +133,7 @@ pub const ROWS: &[Row] = &[
     param("l2_reg", "weight_decay", ""),
     row("early_stop", Kind::Flag, "true", "whether training stops when rows held out no longer get better"),
     param("patience", "patience", "2"),
-    row(
-        "min_rel_progress",
-        Kind::Real(Range::NotNegative),
-        "0",
-        "relative improvement that an epoch needs to count as better",
-    ),
+    param("min_rel_progress", "min_improvement", "0"),
     row("auto_class_weights", Kind::Flag, "false", "whether classes count inversely to their frequency"),
     row("class_weights", Kind::Weights, "none", "how much the rows of each class count"),
     row("sample_weight_col", Kind::Text, "none", "the column that says how much a row counts"),

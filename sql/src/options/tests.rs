@@ -34,10 +34,7 @@ fn what_is_not_given_has_defaults() {
     let mlp = Network::Mlp { hidden: vec![64], activation: Activation::Relu, dropout: 0.0 };
     assert_eq!(read.network, Some(mlp));
     assert_eq!(serde_json::Value::Object(read.params), json!({"epochs": 20, "handle_invalid": "keep"}));
-    assert_eq!(
-        (read.split, read.stop),
-        (Split::Auto, Some(EarlyStop { patience: 2, min_rel_progress: 0.0 }))
-    );
+    assert_eq!((read.split, read.stop), (Split::Auto, Some(EarlyStop { patience: 2 })));
     assert_eq!((read.seed, read.workers, read.cache), (None, None, Cache::MemoryThenDisk));
     assert_eq!((read.on_unseen, read.class_weights), (OnUnseen::Unknown, ClassWeights::Equal));
     assert_eq!((read.warm_start, read.checkpoint_every, read.search), (false, 0, None));
@@ -127,8 +124,9 @@ fn splits_and_stops() {
     }
     assert_eq!(classifier("early_stop=FALSE").stop, None);
     assert_eq!(classifier("patience=0").stop, None);
-    let stop = EarlyStop { patience: 5, min_rel_progress: 0.01 };
-    assert_eq!(classifier("patience=5, min_rel_progress=0.01").stop, Some(stop));
+    let slow = classifier("patience=5, min_rel_progress=0.01");
+    assert_eq!(slow.stop, Some(EarlyStop { patience: 5 }));
+    assert_eq!(slow.params["min_improvement"], json!(0.01));
 }
 
 #[test]
@@ -264,7 +262,7 @@ fn mistakes_are_named() {
             "layers=['danse(8)']",
             "layers at line 2 column 39: there is no layer 'danse'; did you mean 'dense'?",
         ),
-        ("layers=['conv2d(8, 3)']", "layer 'conv2d(8, 3)' is not supported yet in SQL"),
+        ("layers=['lstm(8)']", "layer 'lstm(8)' is not supported yet in SQL"),
         ("nesterov=TRUE", "nesterov is true, which needs optimizer sgd with a momentum above 0"),
         ("on_null='skip', handle_invalid='keep'", "on_null and handle_invalid are two words for one thing"),
         ("data_split_method='custom'", "data_split_method 'custom' needs data_split_col"),

@@ -1,7 +1,9 @@
 //! What the parser gives.
 
+use std::fmt;
+
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion::sql::sqlparser::ast::{Expr, Query};
+use datafusion::sql::sqlparser::ast::{Expr, Ident, Query};
 
 use super::value::ModelOption;
 use crate::name::ModelName;
@@ -127,6 +129,17 @@ pub struct TransformItem {
     pub alias: Option<String>,
     /// The expression as written, without its alias.
     pub sql: String,
+}
+
+impl fmt::Display for TransformItem {
+    /// As SQL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sql)?;
+        match &self.alias {
+            Some(alias) => write!(f, " AS {}", Ident::with_quote('"', alias)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What `ALTER MODEL` does.

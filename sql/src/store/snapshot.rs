@@ -128,6 +128,11 @@ impl Snapshot {
         self.logs.values().filter_map(|log| log.live().ok()?)
     }
 
+    /// What keeps models from being read.
+    pub fn unreadable(&self) -> impl Iterator<Item = &str> {
+        self.logs.values().filter_map(|log| log.broken.as_deref())
+    }
+
     /// The version of a model, or the active one. The error names a model of a similar name, the versions there are, or
     /// what keeps the model from being read.
     pub fn resolve(&self, name: &ModelName, version: Option<u64>) -> Result<&Arc<VersionEntry>> {

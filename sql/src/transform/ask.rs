@@ -11,9 +11,10 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use firesteel_comm::Cancel;
 use tokio::runtime::Handle;
 
-use crate::spool::Spool;
+use crate::spool::{Reading, Spool};
 
 /// The name that the training rows have in a [`Statistic`].
 pub(super) const ROWS: &str = "training_rows";
@@ -85,9 +86,11 @@ impl PartitionStream for Rows {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), AHEAD);
-        let (spool, out, handle) = (self.spool.clone(), builder.tx(), Handle::current());
+        let (spool, out) = (self.spool.clone(), builder.tx());
+        // Who reads no longer refuses the next batch, which ends it too.
+        let reading = Reading { handle: Handle::current(), cancel: Cancel::new() };
         builder.spawn_blocking(move || {
-            spool.read(0..spool.rows(), &handle, |_, batch| {
+            spool.read(0..spool.rows(), &reading, |_, batch| {
                 out.blocking_send(Ok(batch))
                     .map_err(|_| exec_datafusion_err!("nobody reads the rows any more"))
             })

@@ -168,3 +168,22 @@ async fn a_query_keeps_the_version_that_it_started_with() {
         assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 150, "{sql}");
     }
 }
+
+/// Which filters run below the network, and how many rows it sees.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_network_sees_each_row_once_that_other_filters_leave() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    run(&firesteel, &create("CREATE MODEL m", 3, 1)).await.unwrap();
+    let sql = "SELECT predicted_species, predicted_species_probs FROM ML.PREDICT(MODEL m, TABLE iris) \
+               WHERE petal_length > 2 AND predicted_species = 'virginica'";
+    let plan = run(&firesteel, &format!("EXPLAIN {sql}")).await.unwrap();
+    assert!(plan.contains("PredictExec: ML.PREDICT model=m@1"), "{plan}");
+    let place = |text: &str| plan.rfind(text).unwrap_or_else(|| panic!("no {text} in {plan}"));
+    assert!(place("predicted_species@") < place("PredictExec"), "{plan}");
+    assert!(place("petal_length@") > place("PredictExec"), "{plan}");
+    // 100 of the 150 flowers have such petals.
+    let ran = run(&firesteel, &format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
+    assert!(ran.contains("rows_predicted=100"), "{ran}");
+}

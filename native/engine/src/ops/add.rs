@@ -1,7 +1,9 @@
 //! The sum of sources of one shape.
 
 use firesteel_error::Result;
+use firesteel_model::{Op, Source};
 
+use super::{embedding, linear};
 use crate::fuse::Stage;
 use crate::kernels::lanes::copy;
 use crate::pass::{Id, Kernel, Pass};
@@ -9,6 +11,10 @@ use crate::plan::{Backward, Builder, Edge};
 
 /// Emits the layer.
 pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward>> {
+    if stage.operands {
+        lower_with_operands(builder, stage);
+        return Ok(Vec::new());
+    }
     let sources = builder.sources(stage);
     let result = builder.result(stage, &sources);
     let ids: Vec<Id> = sources.iter().map(|s| s.id).collect();
@@ -22,6 +28,24 @@ pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward
         buffers.extend(edges.iter().map(|e| e.id));
         builder.call(BackwardCall { gradient, edges }, &buffers, 0);
     })])
+}
+
+/// Emits the layer together with what it adds up: embeddings, and perhaps a linear layer last. Value for value it is
+/// what they give one by one.
+fn lower_with_operands(builder: &mut Builder, stage: &Stage) {
+    let result = builder.result(stage, &[]);
+    let graph = builder.graph;
+    let layer = |source: &Source| match source {
+        Source::Node(node) => *node,
+        Source::Input(_) => unreachable!("operands that are fused are layers"),
+    };
+    let mut embeddings: Vec<usize> = graph.nodes()[stage.node].sources.iter().map(layer).collect();
+    let linear = embeddings.pop_if(|last| matches!(graph.nodes()[*last].op, Op::Linear { .. }));
+    let alone = stage.activation.filter(|_| linear.is_none());
+    embedding::sum(builder, &embeddings, alone, result);
+    if let Some(linear) = linear {
+        linear::add_to(builder, linear, stage.activation, result);
+    }
 }
 
 #[derive(Debug)]

@@ -1,29 +1,26 @@
 //! `index -> (dims)`: a row of a table. The gradient of the table stays sparse: backward notes each sample's row of
-//! gradient, and [`gather`] adds them up by table row once the whole batch is through.
+//! gradient, and [`Gather`] adds them up by table row once the whole batch is through.
 
 use std::ops::Range;
 
 use firesteel_error::Result;
 
 use crate::batch::Values;
-use crate::fuse::Stage;
-use crate::kernels::lanes::{lanes, lanes_mut, to_rows};
+use crate::fuse::{Activation, Stage};
+use crate::kernels::gather::{gather, gather_len};
+use crate::kernels::lanes::{activate, lanes, lanes_mut, to_rows};
 use crate::memory::{LANES, filled};
 use crate::pass::{Id, Kernel, Pass};
-use crate::plan::{Backward, Builder};
+use crate::plan::{Backward, Builder, Value};
 use firesteel_model::{Graph, Source, Table};
 
 /// Emits the layer.
 pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward>> {
-    let Source::Input(input) = builder.source_nodes(stage)[0] else {
-        unreachable!("the graph has checked that an embedding reads an input");
-    };
     let result = builder.result(stage, &[]);
+    sum(builder, &[stage.node], None, result);
     let parameter = builder.graph.nodes()[stage.node].parameters[0];
     let table = builder.graph.tables().iter().position(|t| t.parameter == parameter);
     let table = table.expect("an embedding's weight is a table");
-    let weight = builder.graph.tables()[table].range.clone();
-    builder.call(Forward { input, result: result.id, dims: result.len, weight }, &[result.id], 0);
     let stage = *stage;
     Ok(vec![Box::new(move |builder| {
         let gradient = result.gradient.expect("a layer with weights has a gradient");
@@ -33,34 +30,55 @@ pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward
     })])
 }
 
+/// Emits the forward of embeddings of equal width that are added up, first to last, and an activation behind them.
+pub(super) fn sum(builder: &mut Builder, nodes: &[usize], activation: Option<Activation>, result: Value) {
+    let rows = |node: &usize| {
+        let node = &builder.graph.nodes()[*node];
+        let Source::Input(input) = node.sources[0] else {
+            unreachable!("the graph has checked that an embedding reads an input");
+        };
+        Rows { input, weight: builder.graph.parameters()[node.parameters[0]].range.clone() }
+    };
+    let tables = nodes.iter().map(rows).collect();
+    let forward = Forward { tables, activation, result: result.id, dims: result.len };
+    builder.call(forward, &[result.id], gather_len(result.len));
+}
+
+/// A table and the input that says which of its rows.
+#[derive(Debug)]
+struct Rows {
+    input: usize,
+    weight: Range<usize>,
+}
+
 #[derive(Debug)]
 struct Forward {
-    input: usize,
+    tables: Vec<Rows>,
+    activation: Option<Activation>,
     result: Id,
     dims: usize,
-    weight: Range<usize>,
 }
 
 // SAFETY: writes the result in the rank's share of blocks only.
 unsafe impl Kernel for Forward {
     fn run(&self, pass: &Pass) {
-        let Values::Index(indices) = pass.job.inputs[self.input] else {
-            unreachable!("the batch was checked against the graph");
+        let row = |table: usize, sample: usize| {
+            let Rows { input, weight } = &self.tables[table];
+            let Values::Index(indices) = pass.job.inputs[*input] else {
+                unreachable!("the batch was checked against the graph");
+            };
+            &pass.job.weights[weight.clone()][indices[sample] as usize * self.dims..][..self.dims]
         };
-        let weight = &pass.job.weights[self.weight.clone()];
         for block in pass.block_share() {
-            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there.
-            let to = lanes_mut(unsafe { pass.write(self.result, block) });
+            // SAFETY: the block is in this rank's share; nothing else that is in use now lies there. Scratch is taken
+            // once at a time.
+            let (to, scratch) =
+                unsafe { (pass.write(self.result, block), pass.scratch(gather_len(self.dims))) };
             let first = pass.first + block * LANES;
-            let count = pass.lanes(block);
-            if count < LANES {
-                to.as_flattened_mut().fill(0.0);
-            }
-            for (l, index) in indices[first..first + count].iter().enumerate() {
-                let row = &weight[*index as usize * self.dims..][..self.dims];
-                for (to, value) in to.iter_mut().zip(row) {
-                    to[l] = *value;
-                }
+            let sizes = [self.tables.len(), pass.lanes(block)];
+            gather(pass.job.arch, sizes, |table, lane| row(table, first + lane), scratch, lanes_mut(to));
+            if let Some(activation) = self.activation {
+                activate(pass.job.arch, activation, to);
             }
         }
     }

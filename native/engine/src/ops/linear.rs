@@ -11,7 +11,7 @@ use crate::kernels::lanes::activate;
 use crate::kernels::product::{OUTER_SCRATCH, OuterProduct, Product, packed_len};
 use crate::memory::LANES;
 use crate::pass::{Id, Kernel, Pass};
-use crate::plan::{Backward, Builder, Edge};
+use crate::plan::{Backward, Builder, Edge, Value};
 
 #[derive(Clone, Debug)]
 struct Linear {
@@ -24,21 +24,30 @@ struct Linear {
     /// `(outputs)`.
     bias: Option<Range<usize>>,
     activation: Option<Activation>,
+    /// Add to the result instead of setting it, before the activation.
+    add: bool,
+}
+
+impl Linear {
+    fn new(builder: &Builder, stage: &Stage, source: Value, result: Value) -> Linear {
+        Linear {
+            source: source.id,
+            result: result.id,
+            inputs: source.len,
+            outputs: result.len,
+            weight: builder.parameter(stage, 0).expect("a linear layer has a weight"),
+            bias: builder.parameter(stage, 1),
+            activation: stage.activation,
+            add: false,
+        }
+    }
 }
 
 /// Emits the layer.
 pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward>> {
     let source = builder.only_source(stage);
     let result = builder.result(stage, &[source]);
-    let linear = Linear {
-        source: source.id,
-        result: result.id,
-        inputs: source.len,
-        outputs: result.len,
-        weight: builder.parameter(stage, 0).expect("a linear layer has a weight"),
-        bias: builder.parameter(stage, 1),
-        activation: stage.activation,
-    };
+    let linear = Linear::new(builder, stage, source, result);
     builder.call(Forward(linear.clone()), &[source.id, result.id], 0);
     let stage = *stage;
     Ok(vec![Box::new(move |builder| {
@@ -51,6 +60,14 @@ pub(crate) fn lower(builder: &mut Builder, stage: &Stage) -> Result<Vec<Backward
         builder.call(BackwardCall { linear, gradient, edge }, &buffers, scratch);
         builder.finishes(&stage);
     })])
+}
+
+/// Emits the forward of a layer whose value is added to what `result` holds.
+pub(super) fn add_to(builder: &mut Builder, node: usize, activation: Option<Activation>, result: Value) {
+    let stage = Stage { activation, ..Stage::of(node) };
+    let source = builder.only_source(&stage);
+    let linear = Linear { add: true, ..Linear::new(builder, &stage, source, result) };
+    builder.call(Forward(linear), &[source.id, result.id], 0);
 }
 
 /// How a rank's share of a product is cut: by blocks where there are enough for all ranks, else by `features`.
@@ -85,7 +102,7 @@ unsafe impl Kernel for Forward {
             transposed: false,
             bias: linear.bias.clone().map(|b| &pass.job.weights[b]),
             floor,
-            add: false,
+            add: linear.add,
             scratch: &mut [],
         };
         // SAFETY: the result has `outputs` for each block, and the cut is this rank's.

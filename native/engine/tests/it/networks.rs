@@ -6,7 +6,7 @@ use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Replica, Targets, Values};
 use firesteel_model::{Graph, InputKind, Spec};
 
 /// `(name, inputs, layers)` of every network; the output has 3 values.
-pub const NETWORKS: [(&str, &str, &str); 16] = [
+pub const NETWORKS: [(&str, &str, &str); 18] = [
     ("linear", X7, r#"{"name":"a","op":{"linear":{"outputs":3}}}"#),
     (
         "linear activations",
@@ -124,6 +124,25 @@ pub const NETWORKS: [(&str, &str, &str); 16] = [
            {"name":"h","inputs":["i"],"op":{"embedding":{"dims":3}}},
            {"name":"k","inputs":["j"],"op":{"embedding":{"dims":3}}},
            {"name":"l","inputs":["f","g","h","k"],"op":"add"}"#,
+    ),
+    (
+        "a sum of embeddings and a linear layer",
+        r#"{"name":"x","kind":{"dense":{"shape":[4]}}},{"name":"i","kind":{"index":{"cardinality":6}}},
+           {"name":"j","kind":{"index":{"cardinality":30}}}"#,
+        r#"{"name":"a","inputs":["i"],"op":{"embedding":{"dims":22}}},
+           {"name":"b","inputs":["x"],"op":{"linear":{"outputs":22}}},
+           {"name":"c","inputs":["j"],"op":{"embedding":{"dims":22}}},
+           {"name":"d","inputs":["a","c","b"],"op":"add"},{"name":"e","op":"tanh"},
+           {"name":"f","op":{"linear":{"outputs":3}}}"#,
+    ),
+    (
+        "sums that are fused with all they add, with none of it, and with their activation",
+        r#"{"name":"i","kind":{"index":{"cardinality":6}}},{"name":"j","kind":{"index":{"cardinality":30}}}"#,
+        r#"{"name":"a","inputs":["i"],"op":{"embedding":{"dims":5}}},
+           {"name":"b","inputs":["j"],"op":{"embedding":{"dims":5}}},{"name":"c","inputs":["a","b"],"op":"add"},
+           {"name":"d","op":"relu"},{"name":"e","inputs":["i"],"op":{"embedding":{"dims":5}}},
+           {"name":"f","inputs":["e","e"],"op":"add"},{"name":"g","inputs":["f","d"],"op":"add"},
+           {"name":"h","op":{"linear":{"outputs":3}}}"#,
     ),
 ];
 

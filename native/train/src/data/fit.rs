@@ -210,6 +210,9 @@ impl Shard {
                     Column::Spread(spread.check(&feature.column)?)
                 }
                 Raw::Text(texts) => Column::Counts(count_texts(texts, held)),
+                Raw::Index(_) => {
+                    return Err(Error::internal("a training's texts are known before they are read"));
+                }
             })
         };
         let columns = self.features.iter().zip(shares).zip(&self.data.features).map(column);

@@ -13,9 +13,11 @@ mod rows;
 mod shard;
 mod split;
 mod statistics;
+mod vocabulary;
 
 pub(crate) use fit::{Agreed, Prepared, prepare};
 pub use preprocess::{Encoding, Preprocessing, Scaling};
 pub(crate) use raw::{Invalid, Reader, Where};
 pub(crate) use rows::{Gather, Rows, Tensor, features};
 pub use shard::{Shard, ShardBuilder};
+pub(crate) use vocabulary::Vocabulary;

@@ -275,6 +275,10 @@ impl Preprocessing {
                 (Encoding::Category { values, .. }, Raw::Text(texts)) => {
                     others.push(Tensor::Index(indices(values, texts)));
                 }
+                (Encoding::Category { .. }, Raw::Index(indices)) => others.push(Tensor::Index(indices)),
+                (Encoding::OneHot { .. }, Raw::Index(indices)) => {
+                    others.push(Tensor::OneHot { width: encoding.width(), indices });
+                }
                 (Encoding::OneHot { values, .. }, Raw::Text(texts)) => {
                     let indices = indices(values, texts);
                     others.push(Tensor::OneHot { width: encoding.width(), indices });

@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch};
 use firesteel_error::{Error, Result};
+use foldhash::fast::RandomState;
 
 use super::column::{self, Kind, Vectors};
+use super::vocabulary::Vocabulary;
 use crate::config::Feature;
 use crate::params::HandleInvalid;
 
@@ -19,6 +22,8 @@ pub(crate) enum Raw {
     /// NaN where a value is missing and rows are kept.
     Number(Vec<f64>),
     Text(Texts),
+    /// Texts of which is known what they are in the model.
+    Index(Vec<u32>),
     Vector(VectorColumn),
 }
 
@@ -28,7 +33,7 @@ pub(crate) struct Texts {
     /// One a row; [`NULL`] for NULL.
     pub(crate) codes: Vec<u32>,
     pub(crate) distinct: Vec<Box<str>>,
-    places: HashMap<Box<str>, u32>,
+    places: HashMap<Box<str>, u32, RandomState>,
 }
 
 /// Vectors of one width, row by row.
@@ -111,7 +116,7 @@ impl Raw {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Raw::Number(_) => Kind::Number,
-            Raw::Text(_) => Kind::Text,
+            Raw::Text(_) | Raw::Index(_) => Kind::Text,
             Raw::Vector(_) => Kind::Vector,
         }
     }
@@ -122,13 +127,24 @@ impl Raw {
 pub(crate) struct Reader {
     features: Vec<Feature>,
     handle_invalid: HandleInvalid,
+    /// Of a model that scores: what its texts are, for each feature that holds some. Empty in training.
+    known: Vec<Option<Arc<Vocabulary>>>,
     /// Empty until the first batch says what columns hold.
     pub(crate) columns: Vec<Raw>,
 }
 
 impl Reader {
     pub(crate) fn new(features: &[Feature], handle_invalid: HandleInvalid) -> Reader {
-        Reader { features: features.to_vec(), handle_invalid, columns: Vec::new() }
+        Reader { features: features.to_vec(), handle_invalid, known: Vec::new(), columns: Vec::new() }
+    }
+
+    /// For a model that scores.
+    pub(crate) fn knowing(
+        features: &[Feature],
+        handle_invalid: HandleInvalid,
+        known: &[Option<Arc<Vocabulary>>],
+    ) -> Reader {
+        Reader { known: known.to_vec(), ..Reader::new(features, handle_invalid) }
     }
 
     /// Takes a batch in. Gives which rows were kept, when some were not.
@@ -145,8 +161,9 @@ impl Reader {
             column.look_for(&feature.column, &mut invalid)?;
             columns.push(column);
         }
-        for ((feature, raw), column) in self.features.iter().zip(&mut self.columns).zip(columns) {
-            column.append(feature, raw, &invalid)?;
+        for (i, column) in columns.into_iter().enumerate() {
+            let known = self.known.get(i).and_then(Option::as_deref);
+            column.append(&self.features[i], &mut self.columns[i], known, &invalid)?;
         }
         Ok(invalid.keep)
     }
@@ -171,7 +188,11 @@ impl Reader {
             kinds.push(kind);
         }
         if self.columns.is_empty() {
-            self.columns = kinds.into_iter().map(Raw::new).collect();
+            let raw = |(i, kind)| match self.known.get(i) {
+                Some(Some(_)) if kind == Kind::Text => Raw::Index(Vec::new()),
+                _ => Raw::new(kind),
+            };
+            self.columns = kinds.into_iter().enumerate().map(raw).collect();
             return Ok(());
         }
         for ((feature, raw), kind) in self.features.iter().zip(&self.columns).zip(kinds) {
@@ -234,8 +255,17 @@ impl<'a> Column<'a> {
     }
 
     /// Adds the rows that are kept.
-    fn append(self, feature: &Feature, raw: &mut Raw, invalid: &Invalid) -> Result<()> {
+    fn append(
+        self,
+        feature: &Feature,
+        raw: &mut Raw,
+        known: Option<&Vocabulary>,
+        invalid: &Invalid,
+    ) -> Result<()> {
         match (raw, self) {
+            (Raw::Index(all), Column::Texts(array)) => {
+                extend(all, &known.ok_or_else(changed)?.indices(array), invalid.keep.as_deref());
+            }
             (Raw::Number(all), Column::Numbers(_, values)) => extend(all, &values, invalid.keep.as_deref()),
             (Raw::Text(all), Column::Texts(array)) => {
                 let (mut row, mut outcome) = (0, Ok(()));
@@ -341,7 +371,6 @@ impl Invalid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     use arrow_array::types::Float32Type;
     use arrow_array::{ArrayRef, Float64Array, ListArray, StringArray};

@@ -2,19 +2,22 @@
 
 mod embed;
 mod encoded;
+mod fold;
 mod reconstruct;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arrow_array::RecordBatch;
 use firesteel_engine::{Inference, InferenceConfig, Mode};
 use firesteel_error::{Error, Result};
+use firesteel_model::Graph;
 
 pub use self::embed::Embeddings;
 use self::encoded::{Encoded, places};
+use self::fold::Folded;
 pub use self::reconstruct::ReconstructionLoss;
 use crate::config::{Feature, Task};
-use crate::data::{Encoding, Invalid, Reader, Tensor, Where};
+use crate::data::{Encoding, Invalid, Reader, Tensor, Vocabulary, Where};
 use crate::model::Model;
 use crate::params::HandleInvalid;
 
@@ -26,9 +29,13 @@ const ROWS: usize = 256;
 pub struct Predictor {
     model: Arc<Model>,
     features: Vec<Feature>,
+    /// Of each feature that holds texts what they are.
+    known: Vec<Option<Arc<Vocabulary>>>,
     threads: usize,
-    /// Plans that no call uses now and the layer that each ends at: of a layer at most as many as calls ran at once. All
-    /// read the weights of `model`.
+    /// The network with fewer products, made when the first rows are scored; none where that would not pay.
+    folded: OnceLock<Option<Folded>>,
+    /// Plans that no call uses now and the layer of the model's network that each ends at: of a layer at most as many as
+    /// calls ran at once. All read the weights of `folded`, if it has their layer, else those of `model`.
     idle: Mutex<Vec<(usize, Inference)>>,
 }
 
@@ -69,7 +76,15 @@ impl Predictor {
             },
         };
         let features = model.preprocessing.columns.iter().map(feature).collect();
-        Predictor { model, features, threads: threads.max(1), idle: Mutex::default() }
+        let known = |encoding: &Encoding| match encoding {
+            Encoding::Category { values, .. } | Encoding::OneHot { values, .. } => {
+                Some(Arc::new(Vocabulary::new(values)))
+            }
+            Encoding::Number { .. } | Encoding::Vector { .. } => None,
+        };
+        let known = model.preprocessing.columns.iter().map(known).collect();
+        let (folded, idle) = (OnceLock::new(), Mutex::default());
+        Predictor { model, features, known, threads: threads.max(1), folded, idle }
     }
 
     /// The model.
@@ -99,7 +114,7 @@ impl Predictor {
 
     /// The rows of a batch as the network reads them.
     fn encode(&self, batch: &RecordBatch, invalid: HandleInvalid) -> Result<Encoded> {
-        let mut reader = Reader::new(&self.features, invalid);
+        let mut reader = Reader::knowing(&self.features, invalid, &self.known);
         let early = reader.push(batch, Where::Batch)?;
         let rows = early.as_ref().map_or(batch.num_rows(), |k| k.iter().filter(|k| **k).count());
         let mut late = Invalid::new(invalid, Where::Batch, rows);
@@ -111,10 +126,17 @@ impl Predictor {
 
     /// The values of a layer, `(encoded rows, width)`.
     fn forward(&self, encoded: &Encoded, layer: usize) -> Result<Vec<f32>> {
-        let mut plan = self.borrow(layer)?;
+        let Model { graph, weights, buffers, .. } = &*self.model;
+        let folded = self.folded.get_or_init(|| Folded::new(graph, weights)).as_ref();
+        let folded = folded.and_then(|folded| Some((folded, folded.place(graph, layer)?)));
+        let (graph, weights, end) = match folded {
+            Some((folded, end)) => (&folded.graph, &folded.weights, end),
+            None => (graph, weights, layer),
+        };
+        let mut plan = self.borrow(layer, || up_to(graph, end))?;
         let mut values = vec![0.0; encoded.rows * plan.graph().output_len()];
         let inputs: Vec<_> = encoded.tensors.iter().map(Tensor::view).collect();
-        plan.forward(&self.model.weights, &self.model.buffers, encoded.rows, &inputs, &mut values)?;
+        plan.forward(weights, buffers, encoded.rows, &inputs, &mut values)?;
         self.idle().push((layer, plan));
         Ok(values)
     }
@@ -123,22 +145,14 @@ impl Predictor {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A plan of the network that ends at a layer.
-    fn borrow(&self, layer: usize) -> Result<Inference> {
+    /// A plan that ends at a layer, if need be a new one of `graph`.
+    fn borrow(&self, layer: usize, graph: impl FnOnce() -> Result<Arc<Graph>>) -> Result<Inference> {
         let mut idle = self.idle();
         if let Some(at) = idle.iter().rposition(|(ends, _)| *ends == layer) {
             return Ok(idle.swap_remove(at).1);
         }
         drop(idle);
-        let whole = &self.model.graph;
-        let graph = match layer + 1 == whole.nodes().len() {
-            true => whole.clone(),
-            false => {
-                let cut = whole.up_to(layer);
-                Arc::new(cut.ok_or_else(|| Error::internal(format!("the network has no layer {layer}")))?)
-            }
-        };
-        Inference::new(graph, InferenceConfig { rows: ROWS, threads: self.threads, mode: Mode::Auto })
+        Inference::new(graph()?, InferenceConfig { rows: ROWS, threads: self.threads, mode: Mode::Auto })
     }
 
     /// From the network's outputs to what a caller reads.
@@ -156,4 +170,13 @@ impl Predictor {
             Task::Classification | Task::Reconstruction => values,
         }
     }
+}
+
+/// The network up to a layer.
+fn up_to(graph: &Arc<Graph>, layer: usize) -> Result<Arc<Graph>> {
+    if layer + 1 == graph.nodes().len() {
+        return Ok(graph.clone());
+    }
+    let cut = graph.up_to(layer);
+    cut.map(Arc::new).ok_or_else(|| Error::internal(format!("the network has no layer {layer}")))
 }

@@ -106,6 +106,40 @@ fn an_embedding_gives_rows_of_its_table() {
     }
 }
 
+/// The embedding is folded into the first linear layer: what lies before is read from the whole network.
+#[test]
+fn every_layer_around_a_folded_embedding_by_hand() {
+    let network = r#"{"tabular": {"hidden": [12, 7], "embedding_dims": 20, "dropout": 0.3}}"#;
+    let names = r#"["distance", "hour", "carrier"]"#;
+    let config =
+        config("classification", network, r#"{"epochs": 2, "batchSize": 16}"#, names, r#""label": "late""#);
+    let model = Arc::new(train(&config, &tabular(100)));
+    let rows = tabular(40);
+    let predictor = Predictor::new(model.clone(), 2);
+    let embed = |layer: &str| predictor.embed(&rows, Some(layer)).unwrap().values;
+    let relu = |values: Vec<f32>| values.into_iter().map(|v| v.max(0.0)).collect::<Vec<f32>>();
+    let predicted = predictor.predict(&rows).unwrap();
+    let (joined, numbers) = (embed("features_joined"), encoded(&model, &rows));
+    for (row, numbers) in joined.chunks(22).zip(numbers.chunks(2)) {
+        assert_eq!(row[..2], *numbers);
+    }
+    let parts: Vec<f32> = joined.chunks(22).flat_map(|row| row[2..].to_vec()).collect();
+    assert_eq!(parts, embed("carrier_embedding"));
+    let hidden1 = linear(&model, "hidden1", &joined);
+    close(&embed("hidden1"), &hidden1);
+    close(&embed("activation1"), &relu(hidden1.clone()));
+    close(&embed("dropout1"), &relu(hidden1.clone()));
+    let hidden2 = linear(&model, "hidden2", &relu(hidden1));
+    close(&embed("hidden2"), &hidden2);
+    let head = linear(&model, "head", &relu(hidden2));
+    close(&embed("head"), &head);
+    let logits: Vec<f32> = match model.graph().output_len() {
+        1 => head.iter().flat_map(|logit| [0.0, *logit]).collect(),
+        _ => head,
+    };
+    close(&predicted.values, &logits);
+}
+
 #[test]
 fn a_wrong_name_lists_the_layers_with_the_nearest_first() {
     let model = delays(r#"{"mlp": {"hidden": [5, 3]}}"#);

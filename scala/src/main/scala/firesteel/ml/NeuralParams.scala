@@ -257,6 +257,18 @@ trait NeuralParams extends Params {
   /** @group getParam */
   final def getPatience: Int = $(patience)
 
+  /** Relative improvement of the validation metric that an epoch needs to count as better.
+    * @group param
+    */
+  final val minImprovement: DoubleParam = new DoubleParam(
+    this,
+    "minImprovement",
+    "relative improvement of the validation metric that an epoch needs to count as better",
+    Allowed[Double]("minImprovement", "a number at least 0 and below 1", ParamValidators.inRange(0, 1, true, false)))
+
+  /** @group getParam */
+  final def getMinImprovement: Double = $(minImprovement)
+
   /** How a plan uses its threads.
     * @group param
     */
@@ -339,6 +351,7 @@ trait NeuralParams extends Params {
     maxCategories -> 100000,
     validationFraction -> 0.0,
     patience -> 0,
+    minImprovement -> 0.0,
     mode -> "auto",
     threads -> 0,
     bucketBytes -> 1048576,
@@ -369,6 +382,7 @@ trait NeuralParams extends Params {
     json.put("max_categories", $(maxCategories))
     json.put("validation_fraction", $(validationFraction))
     json.put("patience", $(patience))
+    json.put("min_improvement", $(minImprovement))
     json.put("mode", $(mode))
     json.put("threads", $(threads))
     json.put("bucket_bytes", $(bucketBytes))
@@ -443,6 +457,9 @@ trait NeuralParamSetters extends NeuralParams {
 
   /** @group setParam */
   def setPatience(value: Int): this.type = set(patience, value)
+
+  /** @group setParam */
+  def setMinImprovement(value: Double): this.type = set(minImprovement, value)
 
   /** @group setParam */
   def setMode(value: String): this.type = set(mode, value)
