@@ -96,8 +96,8 @@ def test_functions_stand_where_expressions_stand(context):
 
 def test_as_functions_of_data_frames(context, models):
     value, *_ = (datafusion.udf(f) for f in firesteel_datafusion.functions(models) if f.name == "nn_predict_value")
-    frame = context.table("customers").sort(datafusion.col("id"))
-    frame = frame.select(value(datafusion.lit("churn"), datafusion.col("age"), datafusion.col("plan")).alias("v"))
+    late = value(datafusion.lit("churn"), datafusion.col("age"), datafusion.col("plan")).alias("v")
+    frame = context.table("customers").select(datafusion.col("id"), late).sort(datafusion.col("id"))
     sql = "SELECT nn_predict_value('churn', age, plan) AS v FROM customers ORDER BY id"
     assert column(frame, "v") == column(context.sql(sql), "v")
 
