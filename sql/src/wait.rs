@@ -29,7 +29,11 @@ mod tests {
 
     #[tokio::test]
     async fn work_is_done_inside_a_runtime_too_and_a_panic_is_an_error() {
-        assert_eq!(wait(async { Ok(tokio::task::yield_now().await) }).unwrap(), ());
+        let work = async {
+            tokio::task::yield_now().await;
+            Ok(7)
+        };
+        assert_eq!(wait(work).unwrap(), 7);
         let failed = wait::<(), _>(async { panic!("on purpose") }).unwrap_err();
         assert!(failed.to_string().contains("panicked"), "{failed}");
     }
