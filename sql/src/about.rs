@@ -55,7 +55,7 @@ impl About {
         };
         let feature = |encoding: &Encoding| {
             let (kind, data_type) = kind(encoding);
-            Feature { column: encoding.column().into(), data_type: data_type.to_string(), kind }
+            Feature { column: encoding.column().into(), root: None, data_type: data_type.to_string(), kind }
         };
         let classes = (task == Task::Classification).then(|| (0..outputs).map(|c| c.to_string()).collect());
         let (model_type, data_type) = match task {
@@ -140,10 +140,10 @@ impl About {
     }
 
     /// The columns of a query that the model reads, each once.
-    pub fn reads<'a>(&'a self, schema: &'a Schema) -> Vec<&'a str> {
+    pub fn reads(&self) -> Vec<&str> {
         let mut reads: Vec<&str> = match &self.transform {
             Some(transform) => transform.features.inputs.iter().map(|input| input.column.as_str()).collect(),
-            None => self.features.iter().map(|feature| feature.root(schema)).collect(),
+            None => self.features.iter().map(|feature| feature.root()).collect(),
         };
         let mut seen = HashSet::new();
         reads.retain(|column| seen.insert(*column));

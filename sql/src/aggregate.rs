@@ -46,11 +46,13 @@ use crate::spec::TrainSpec;
 use crate::spool::{Reading, Spool};
 
 /// The aggregate.
-const FIT: &str = "nn_fit";
+pub(crate) const FIT: &str = "nn_fit";
 
 /// Options of `CREATE MODEL` that a group has no use for.
-const STRAY: [&str; 8] = [
+const STRAY: [&str; 10] = [
     "cache",
+    "description",
+    "labels",
     "data_split_col",
     "exclude_cols",
     "feature_cols",
@@ -74,13 +76,16 @@ pub(crate) fn fit() -> AggregateUDF {
     AggregateUDF::new_from_impl(NnFit { signature: Signature::variadic_any(Volatility::Immutable) })
 }
 
-/// Checks a call before a row is read.
+/// Checks the options of a call before a row is read.
 ///
 /// # Errors
-/// `Plan` naming the option, or the label or feature of a type that is none.
+/// `Plan` naming the option.
 pub(crate) fn check(call: &AggregateFunction) -> Result<()> {
     if call.func.name() != FIT {
         return Ok(());
+    }
+    if call.params.distinct {
+        return plan_err!("{FIT} does not know DISTINCT; put it into the query");
     }
     match call.params.args.last() {
         Some(Expr::Literal(options, _)) => spec(options, "label").map(|_| ()),
@@ -107,10 +112,14 @@ fn spec(options: &ScalarValue, label: &str) -> Result<Arc<TrainSpec>> {
         }
         options.push(ModelOption::new(name, option(&value)?));
     }
-    if options.iter().any(|option| {
-        option.name == "model_type" && option.value == OptionValue::String("autoencoder".into())
-    }) {
-        return plan_err!("{FIT} learns a label; model_type is autoencoder");
+    let learns = |option: &ModelOption| match &option.value {
+        OptionValue::String(name) if option.name == "model_type" => {
+            !["autoencoder", "transform_only"].contains(&name.to_lowercase().as_str())
+        }
+        _ => true,
+    };
+    if let Some(option) = options.iter().find(|option| !learns(option)) {
+        return plan_err!("{FIT} learns a label; model_type {} does not", option.value);
     }
     let labels = OptionValue::Array(vec![OptionValue::String(label.to_owned())]);
     options.push(ModelOption::new("input_label_cols", labels));
@@ -125,10 +134,7 @@ fn spec(options: &ScalarValue, label: &str) -> Result<Arc<TrainSpec>> {
         sql: String::new(),
     };
     let spec = TrainSpec::new(&create, read)?;
-    match spec.task {
-        Some(_) => Ok(Arc::new(spec)),
-        None => plan_err!("{FIT}: model_type '{}' learns nothing", spec.model_type),
-    }
+    Ok(Arc::new(spec))
 }
 
 fn option(value: &serde_json::Value) -> Result<OptionValue> {
@@ -161,26 +167,16 @@ impl AggregateUDFImpl for NnFit {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if args.is_distinct {
+            return plan_err!("{FIT} does not know DISTINCT; put it into the query");
+        }
         let Some((options, columns)) = args.exprs.split_last() else {
             return internal_err!("{FIT} without arguments");
         };
         let Some(options) = options.downcast_ref::<Literal>() else {
             return plan_err!("{FIT}: the options are not constant");
         };
-        let name = |(i, expr): (usize, &Arc<dyn PhysicalExpr>)| match expr.downcast_ref::<Column>() {
-            Some(column) => column.name().to_owned(),
-            None => format!("f{i}"),
-        };
-        let mut names: Vec<String> = columns.iter().enumerate().map(name).collect();
-        if let Some((label, features)) = names.split_first_mut() {
-            *label = "label".to_owned();
-            while features.contains(label) {
-                label.push('_');
-            }
-        }
-        if let Some(i) = (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
-            return plan_err!("{FIT}: column '{}' is given twice", names[i]);
-        }
+        let names = names(columns);
         let fields = names.iter().zip(args.expr_fields);
         let fields: Vec<Field> =
             fields.map(|(name, field)| Field::new(name, field.data_type().clone(), true)).collect();
@@ -195,6 +191,21 @@ impl AggregateUDFImpl for NnFit {
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
         AggregateOrderSensitivity::Insensitive
     }
+}
+
+/// The label, and each feature by its column, or by its place where it is none or has come before.
+fn names(columns: &[Arc<dyn PhysicalExpr>]) -> Vec<String> {
+    let mut names: Vec<String> = vec!["label".to_owned()];
+    for (i, expr) in columns.iter().enumerate().skip(1) {
+        let column = expr.downcast_ref::<Column>().map(|column| column.name().to_owned());
+        let free = |name: &String| !names.contains(name);
+        let mut name = column.filter(free).unwrap_or_else(|| format!("f{i}"));
+        while names.contains(&name) {
+            name.push('_');
+        }
+        names.push(name);
+    }
+    names
 }
 
 /// The rows of a group.
@@ -374,8 +385,7 @@ impl Apply {
     /// What a model says of rows.
     fn answer(&self, model: &LoadedModel, features: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
         let about = model.about();
-        let none = Schema::empty();
-        let names = about.reads(&none);
+        let names = about.reads();
         if names.len() != features.len() {
             return exec_err!(
                 "{}: the model was fitted to {} features ({}), got {}",

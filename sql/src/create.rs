@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::about::{About, Label};
-use crate::encode::{Feature, Vocabularies, find_type};
+use crate::encode::{Feature, FeatureKind, Vocabularies, find_type};
 use crate::fit::{Fit, Fitted};
 use crate::models::Models;
 use crate::spec::{Split, TrainSpec};
@@ -110,6 +110,12 @@ pub(crate) fn about(schema: &Schema, spec: &TrainSpec, along: &[String]) -> Resu
     if let Split::Sequential { column, .. } = &spec.split {
         check_order(column, find_type(schema, column))?;
     }
+    let lists = |field: &Arc<Field>| {
+        matches!(FeatureKind::of(field.name(), field.data_type()), Ok(FeatureKind::Vector { .. }))
+    };
+    if spec.input_shape.is_some() && !schema.fields().iter().any(lists) {
+        return plan_err!("input_shape is for a list of numbers, and the query has none");
+    }
     if let Some(wanted) = &spec.features {
         if let Some(column) = wanted.iter().find(|w| schema.field_with_name(w).is_err()) {
             return plan_err!("feature column '{column}' is not in the query");
@@ -140,7 +146,9 @@ fn check_same(spec: &TrainSpec, before: &About, now: &About) -> Result<()> {
         about.features.iter().map(|f| (f.column.clone(), f.data_type.clone())).chain(label).collect()
     };
     let written = |about: &About| -> Option<Vec<(String, String)>> {
-        let items = about.transform.as_ref()?.features.items.iter();
+        let transform = about.transform.as_ref()?;
+        let items = transform.features.items.iter();
+        let items = items.chain(transform.label.iter().flat_map(|label| &label.items));
         Some(items.map(|item| (item.name.clone(), item.written.clone())).collect())
     };
     if written(before) != written(now) {

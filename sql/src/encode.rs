@@ -24,6 +24,9 @@ use crate::profile::Profile;
 pub struct Feature {
     /// Its name; a field of a struct has the struct's name before it, `address.city`.
     pub column: String,
+    /// The column that it is a field of, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
     /// Its Arrow type in the training query, as [`DataType`] prints it.
     pub data_type: String,
     /// How it is read.
@@ -134,7 +137,7 @@ impl Feature {
     pub fn of_schema(schema: &Schema, left_out: &[&str]) -> Result<Vec<Feature>> {
         let mut features = Vec::new();
         for field in schema.fields().iter().filter(|f| !left_out.contains(&f.name().as_str())) {
-            Feature::of_field(field.name().clone(), field.data_type(), &mut features)?;
+            Feature::of_field(field.name().clone(), field.name(), field.data_type(), &mut features)?;
         }
         if features.is_empty() {
             return plan_err!("the query has no feature columns: every column is the label or left out");
@@ -142,23 +145,22 @@ impl Feature {
         Ok(features)
     }
 
-    fn of_field(column: String, data_type: &DataType, features: &mut Vec<Feature>) -> Result<()> {
+    fn of_field(column: String, root: &str, data_type: &DataType, features: &mut Vec<Feature>) -> Result<()> {
         if let DataType::Struct(fields) = data_type {
-            let mut of =
-                |f: &Arc<Field>| Feature::of_field(format!("{column}.{}", f.name()), f.data_type(), features);
+            let mut of = |f: &Arc<Field>| {
+                Feature::of_field(format!("{column}.{}", f.name()), root, f.data_type(), features)
+            };
             return fields.iter().try_for_each(&mut of);
         }
         let kind = FeatureKind::of(&column, data_type)?;
-        features.push(Feature { column, data_type: data_type.to_string(), kind });
+        let root = (column != root).then(|| root.to_owned());
+        features.push(Feature { column, root, data_type: data_type.to_string(), kind });
         Ok(())
     }
 
     /// The column of a query that it is in.
-    pub fn root<'a>(&'a self, schema: &Schema) -> &'a str {
-        if schema.column_with_name(&self.column).is_some() {
-            return &self.column;
-        }
-        self.column.split('.').next().unwrap_or(&self.column)
+    pub fn root(&self) -> &str {
+        self.root.as_deref().unwrap_or(&self.column)
     }
 
     /// Its array in a batch.

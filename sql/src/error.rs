@@ -23,7 +23,10 @@ fn in_sql(message: &str) -> String {
     while !rest.is_empty() {
         let word = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
         let (word, behind) = rest.split_at(word.max(rest.chars().next().map_or(0, char::len_utf8)));
-        let param = TABLE.iter().find(|p| p.name.contains('_') && camel_case(p.name) == word);
+        // What is in quotes is the user's own.
+        let quoted = out.ends_with('\'');
+        let param =
+            TABLE.iter().filter(|_| !quoted).find(|p| p.name.contains('_') && camel_case(p.name) == word);
         out.push_str(param.map_or(word, |param| options::name_of(param.name)));
         rest = behind;
     }
@@ -39,6 +42,7 @@ mod tests {
         let message = "training diverged – a smaller learningRate may help; handleInvalid 'skip' drops rows";
         let wanted = "training diverged – a smaller learn_rate may help; on_null 'skip' drops rows";
         assert_eq!(in_sql(message), wanted);
+        assert_eq!(in_sql("column 'batchSize' is 1"), "column 'batchSize' is 1");
         assert_eq!(in_sql("column 'learningRates' is é"), "column 'learningRates' is é");
     }
 }

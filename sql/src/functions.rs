@@ -152,8 +152,7 @@ impl NnFunction {
         {
             return self.checked(about, model, Schema::new(fields.clone()));
         }
-        let none = Schema::empty();
-        let wanted = about.reads(&none);
+        let wanted = about.reads();
         if found.len() != wanted.len() {
             return plan_err!(
                 "{}('{model}', …) expects {} features ({}), got {}",

@@ -185,8 +185,7 @@ impl UserDefinedLogicalNodeCore for MlMeasure {
 
     fn necessary_children_exprs(&self, _: &[usize]) -> Option<Vec<Vec<usize>>> {
         let schema = self.input.schema().as_arrow();
-        let needed: HashSet<&str> =
-            self.about.reads(schema).into_iter().chain(self.about.reads_label()).collect();
+        let needed: HashSet<&str> = self.about.reads().into_iter().chain(self.about.reads_label()).collect();
         let is_needed = |i: &usize| needed.contains(schema.field(*i).name().as_str());
         Some(vec![(0..schema.fields().len()).filter(is_needed).collect()])
     }

@@ -23,6 +23,7 @@ use crate::functions::of_models;
 use crate::measure::{MeasureExec, MlMeasure};
 use crate::models::Models;
 use crate::predict::{MlPredict, PredictExec};
+use crate::transform::MlTransform;
 
 /// Gives every node the version that its model has when the query starts, so that no query mixes two.
 #[derive(Debug)]
@@ -53,6 +54,10 @@ impl PinVersions {
         } else if let Some(node) = any.downcast_ref::<MlMeasure>() {
             let (version, about) = self.version(&node.model, node.asked, &node.about)?;
             Arc::new(node.of_version(version, about)?)
+        } else if let Some(node) = any.downcast_ref::<MlTransform>() {
+            let snapshot = self.models.snapshot();
+            let entry = snapshot.resolve(&node.model, node.asked)?;
+            return Ok(Transformed::yes(node.of_version(entry.version, &Models::about(entry)?)?));
         } else {
             return Ok(Transformed::no(plan));
         };
@@ -69,8 +74,12 @@ impl PinVersions {
     }
 
     fn pin_function(&self, mut expr: Expr) -> Result<Transformed<Expr>> {
-        if let Expr::AggregateFunction(call) = &expr {
-            aggregate::check(call)?;
+        match &expr {
+            Expr::AggregateFunction(call) => aggregate::check(call)?,
+            Expr::WindowFunction(call) if call.fun.name() == aggregate::FIT => {
+                return plan_err!("{} is no window function; use GROUP BY", aggregate::FIT);
+            }
+            _ => {}
         }
         let Expr::ScalarFunction(call) = &mut expr else { return Ok(Transformed::no(expr)) };
         let (Some(function), Some(Expr::Literal(model, _))) = (of_models(&call.func), call.args.first_mut())

@@ -104,7 +104,7 @@ impl MlPredict {
     /// Which columns of the input are read to predict.
     fn read(&self) -> Vec<usize> {
         let schema = self.input.schema().as_arrow();
-        let read: HashSet<&str> = self.about.reads(schema).into_iter().collect();
+        let read: HashSet<&str> = self.about.reads().into_iter().collect();
         (0..schema.fields().len()).filter(|i| read.contains(schema.field(*i).name().as_str())).collect()
     }
 

@@ -6,7 +6,7 @@ use datafusion::common::{DFSchema, Result, ScalarValue, plan_datafusion_err, pla
 use datafusion::logical_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
 };
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan};
 use datafusion::sql::sqlparser::ast::{
     self, FunctionArg, FunctionArgExpr, ObjectName, ObjectNamePart, TableFactor, TableFunctionArgs, Value,
 };
@@ -19,6 +19,7 @@ use crate::models::Models;
 use crate::name::ModelName;
 use crate::parse::ModelRef;
 use crate::predict::{MlPredict, PredictSettings};
+use crate::transform::MlTransform;
 
 /// The schema of our functions.
 const SCHEMA: &str = "ml";
@@ -169,7 +170,10 @@ impl Call {
         known: &[&str],
         take: &mut dyn FnMut(&str, ScalarValue) -> Result<()>,
     ) -> Result<()> {
-        for (name, value) in &self.settings {
+        for (i, (name, value)) in self.settings.iter().enumerate() {
+            if self.settings[..i].iter().any(|(other, _)| other == name) {
+                return plan_err!("{}: setting '{name}' is given twice", self.shown());
+            }
             if !known.contains(&name.as_str()) {
                 let list = if known.is_empty() { "none".to_string() } else { known.join(", ") };
                 return plan_err!("{}: unknown setting '{name}'; there are: {list}", self.shown());
@@ -192,7 +196,7 @@ impl MlRelations {
             "predict" | "explain_predict" | "embed" | "reconstruction_loss" => {
                 return scored(call, about, context);
             }
-            "transform" => return transform(&call, &about, context),
+            "transform" => return transform(call, &about, context),
             "training_info" => {
                 call.settings(context, &[], &mut |_, _| Ok(()))?;
                 return info::training(entry);
@@ -266,15 +270,11 @@ fn scored(call: Call, about: Arc<About>, context: &mut dyn RelationPlannerContex
 }
 
 /// `ML.TRANSFORM`: the columns that the model reads, made of those of the query.
-fn transform(call: &Call, about: &About, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+fn transform(call: Call, about: &About, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
     call.settings(context, &[], &mut |_, _| Ok(()))?;
-    let Some(transform) = &about.transform else {
-        return plan_err!("{}: model '{}' was made without TRANSFORM", call.shown(), call.model);
-    };
     let input = call.rows(context)?;
-    transform.features.check(&format!("{}({})", call.shown(), call.model), input.schema().as_arrow())?;
-    let exprs = transform.features.over(input.schema())?;
-    LogicalPlanBuilder::from(Arc::unwrap_or_clone(input)).project(exprs)?.build()
+    let node = MlTransform::new(input, (call.model, call.version), about)?;
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
 fn fraction(name: &str, value: &ScalarValue) -> Result<f64> {

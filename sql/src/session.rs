@@ -265,7 +265,7 @@ impl Firesteel {
         }
         let rows = self.query(&state, query.clone()).await?;
         let draft = match &create.transform {
-            Some(items) => Some(Draft::new(items, rows.schema().as_arrow(), spec.label.as_deref())?),
+            Some(items) => Some(Draft::new(items, rows.schema().as_arrow(), &spec)?),
             None if spec.task.is_none() => {
                 return plan_err!("model_type '{}' needs TRANSFORM (..)", spec.model_type);
             }

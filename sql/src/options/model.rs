@@ -249,14 +249,13 @@ impl ModelOptions {
         check_suits(&given, model_type)?;
         let (label_cols, feature_cols, exclude_cols) = columns(&given, model_type)?;
         let split = split(&given)?;
+        let input_shape = input_shape(&given, model_type)?;
         Ok(ModelOptions {
             model_type,
             label_cols,
             feature_cols,
             exclude_cols,
-            input_shape: given
-                .counts("input_shape")
-                .or_else(|| (model_type == ModelType::Lenet5).then(|| MNIST.to_vec())),
+            input_shape,
             network: network(&given, model_type)?,
             params: params(&given)?,
             stop: stop(&given, &split)?,
@@ -348,6 +347,16 @@ fn columns(given: &Given, model_type: ModelType) -> Result<Columns> {
         return plan_err!("column '{label}' is in feature_cols and in input_label_cols");
     }
     Ok((labels, features, excluded.unwrap_or_default()))
+}
+
+fn input_shape(given: &Given, model_type: ModelType) -> Result<Option<Vec<usize>>> {
+    let default = (model_type == ModelType::Lenet5).then(|| MNIST.to_vec());
+    let Some(shape) = given.counts("input_shape").or(default) else { return Ok(None) };
+    let values = shape.iter().try_fold(1, |all: usize, axis| all.checked_mul(*axis));
+    match values.filter(|values| *values <= table::WIDEST as usize) {
+        Some(_) => Ok(Some(shape)),
+        None => plan_err!("input_shape {shape:?} has more than {} values", table::WIDEST),
+    }
 }
 
 fn network(given: &Given, model_type: ModelType) -> Result<Option<Network>> {

@@ -31,7 +31,7 @@ pub(crate) enum Statistic {
     Query(String),
 }
 
-/// Their values, in their order; NULL where there is none. The memory is that of the training's session.
+/// Their values, in their order; NULL, of some type, where there is none. The memory is that of the training's session.
 ///
 /// # Errors
 /// Of DataFusion.
@@ -60,7 +60,7 @@ pub(crate) async fn ask(
             Statistic::Aggregate(_) => aggregated.next(),
             Statistic::Query(sql) => row(&session, sql).await?.into_iter().next(),
         };
-        answers.push(answer.unwrap_or(ScalarValue::Null));
+        answers.push(answer.unwrap_or(ScalarValue::Boolean(None)));
     }
     Ok(answers)
 }

@@ -13,6 +13,7 @@ use super::ask::Statistic;
 use super::scalers::Scaler;
 use super::{Input, Item, Made, Transform, is_written, planned};
 use crate::parse::TransformItem;
+use crate::spec::TrainSpec;
 
 /// `TRANSFORM (…)`, before the rows are known.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Draft {
     items: Vec<Written>,
     query: Schema,
     label: Option<String>,
+    /// Items that are no features.
+    aside: Vec<String>,
 }
 
 /// An item as the user wrote it.
@@ -37,7 +40,8 @@ impl Draft {
     ///
     /// # Errors
     /// `Plan` naming the item.
-    pub(crate) fn new(items: &[TransformItem], query: &Schema, label: Option<&str>) -> Result<Draft> {
+    pub(crate) fn new(items: &[TransformItem], query: &Schema, spec: &TrainSpec) -> Result<Draft> {
+        let label = spec.label.as_deref();
         let mut written: Vec<Written> = Vec::new();
         for item in items {
             match &item.expr {
@@ -70,7 +74,12 @@ impl Draft {
         {
             return plan_err!("TRANSFORM leaves the label '{label}' out; add it as an item");
         }
-        Ok(Draft { items: written, query: query.clone(), label: label.map(str::to_owned) })
+        let feature = |name: &String| match &spec.features {
+            Some(features) => features.contains(name),
+            None => !spec.left_out.contains(name) && spec.weight.as_ref() != Some(name),
+        };
+        let aside = written.iter().map(|item| &item.name).filter(|name| !feature(name)).cloned().collect();
+        Ok(Draft { items: written, query: query.clone(), label: label.map(str::to_owned), aside })
     }
 
     /// What is asked of the training rows.
@@ -98,7 +107,7 @@ impl Draft {
 
     fn with(&self, sql: &mut dyn FnMut(&Scaler) -> Result<String>) -> Result<Transform> {
         let known = DFSchema::try_from(self.query.clone())?;
-        let (mut features, mut label) = (Vec::new(), None);
+        let (mut features, mut label, mut aside) = (Vec::new(), None, Vec::new());
         for item in &self.items {
             let mut scalers = item.scalers.iter();
             let mut expr = item.expr.clone();
@@ -119,13 +128,19 @@ impl Draft {
                 return Err(e);
             }
             let made = Item { name: item.name.clone(), sql: expr.to_string(), written: item.sql.clone() };
-            if self.label.as_ref() == Some(&item.name) { label = Some(made) } else { features.push(made) }
+            match &item.name {
+                name if self.label.as_ref() == Some(name) => label = Some(made),
+                name if self.aside.contains(name) => aside.push(made),
+                _ => features.push(made),
+            }
         }
         let made = |items: Vec<Item>| -> Result<Made> {
             let exprs = items.iter().map(|item| planned(item, &known)).collect::<Result<Vec<_>>>()?;
             Ok(Made { inputs: self.inputs(&exprs)?, items })
         };
-        Ok(Transform { features: made(features)?, label: label.map(|label| made(vec![label])).transpose()? })
+        let aside = if aside.is_empty() { None } else { Some(made(aside)?) };
+        let label = label.map(|label| made(vec![label])).transpose()?;
+        Ok(Transform { features: made(features)?, label, aside })
     }
 
     /// The columns that expressions read.

@@ -6,27 +6,31 @@
 
 mod ask;
 mod draft;
+mod node;
 mod scalers;
 
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::{can_cast_types, cast};
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::util::display::FormatOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, Result, plan_err};
+use datafusion::common::{DFSchema, Result, exec_datafusion_err, plan_err};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, ExprSchemable, cast as cast_expr};
+use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, Volatility, cast as cast_expr};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use ask::ask;
 pub(crate) use draft::Draft;
+pub(crate) use node::MlTransform;
 
 use crate::about::read_type;
+use crate::encode::FeatureKind;
 
 /// A column of a query that expressions read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
@@ -58,6 +62,9 @@ pub struct Transform {
     pub features: Made,
     /// The column that the label is made of, unless nothing is learned.
     pub label: Option<Made>,
+    /// Columns that are made for the training alone, as weights of rows, or made and left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<Made>,
 }
 
 /// Columns that are made, and of what.
@@ -84,7 +91,7 @@ impl Made {
                     have.join(", ")
                 );
             };
-            if !can_cast_types(found.data_type(), &read_type(column, data_type)?) {
+            if !alike(column, found.data_type(), &read_type(column, data_type)?) {
                 return plan_err!(
                     "{shown}: column '{column}' is {}, the model was trained on {data_type}",
                     found.data_type()
@@ -116,10 +123,22 @@ impl Made {
             // What is inside is done.
             Ok(Transformed::new(cast, true, TreeNodeRecursion::Jump))
         };
+        // DataFusion's own coercion may have been before.
+        let simplifier = simplifier(&known);
         let over = |item: &Item| {
-            Ok(STATE.create_logical_expr(&item.sql, &known)?.transform_down(column)?.data.alias(&item.name))
+            let expr = simplifier.coerce(STATE.create_logical_expr(&item.sql, &known)?, &known)?;
+            Ok(expr.transform_down(column)?.data.alias(&item.name))
         };
         self.items.iter().map(over).collect()
+    }
+}
+
+/// Whether values of one type stand for values of another, as they do where a model reads columns as they are.
+fn alike(column: &str, found: &DataType, wanted: &DataType) -> bool {
+    match (FeatureKind::of(column, found), FeatureKind::of(column, wanted)) {
+        _ if found == wanted || *found == DataType::Null => true,
+        (Ok(found), Ok(wanted)) => std::mem::discriminant(&found) == std::mem::discriminant(&wanted),
+        _ => false,
     }
 }
 
@@ -128,6 +147,8 @@ static STATE: LazyLock<SessionState> = LazyLock::new(|| {
     let state = SessionStateBuilder::new().with_default_features();
     state.with_table_factories(SessionStateDefaults::default_table_factories()).build()
 });
+
+const STRICT: CastOptions<'_> = CastOptions { safe: false, format_options: FormatOptions::new() };
 
 /// Makes columns.
 #[derive(Debug)]
@@ -158,12 +179,18 @@ impl Transformer {
     pub(crate) fn arrays(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
         let input = |field: &FieldRef| match batch.column_by_name(field.name()) {
             Some(array) if array.data_type() == field.data_type() => Ok(array.clone()),
-            Some(array) => Ok(cast(array, field.data_type())?),
+            // A value that the type does not hold is an error, not a NULL.
+            Some(array) => cast_with_options(array, field.data_type(), &STRICT)
+                .map_err(|e| exec_datafusion_err!("column '{}': {e}", field.name())),
             None => plan_err!("there is no column '{}'", field.name()),
         };
         let inputs = self.inputs.fields().iter().map(input).collect::<Result<Vec<_>>>()?;
         let inputs = batch_of(self.inputs.clone(), inputs, batch.num_rows())?;
-        self.outputs.iter().map(|(_, e)| e.evaluate(&inputs)?.into_array(batch.num_rows())).collect()
+        let output = |(field, expr): &(FieldRef, Arc<dyn PhysicalExpr>)| {
+            let made = expr.evaluate(&inputs).and_then(|made| made.into_array(batch.num_rows()));
+            made.map_err(|e| e.context(format!("TRANSFORM item '{}'", field.name())))
+        };
+        self.outputs.iter().map(output).collect()
     }
 
     pub(crate) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
@@ -195,6 +222,13 @@ fn planned(item: &Item, schema: &DFSchema) -> Result<Expr> {
                 | Expr::Unnest(_)
         ))
     })?;
+    let varies = expr.exists(|e| {
+        let volatility = |f: &Arc<ScalarUDF>| f.signature().volatility;
+        Ok(matches!(e, Expr::ScalarFunction(call) if volatility(&call.func) != Volatility::Immutable))
+    })?;
+    if varies {
+        return plan_err!("{}: its value is another each time, so a model cannot keep it", shown());
+    }
     match over_rows {
         true => plan_err!(
             "{}: expected an expression over one row or a function like ML.STANDARD_SCALER(x) OVER (); put aggregates, windows and subqueries into the query",
@@ -206,13 +240,17 @@ fn planned(item: &Item, schema: &DFSchema) -> Result<Expr> {
 
 /// As a query would plan it: some functions are only there until they are simplified.
 fn physical(expr: Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+    let simplifier = simplifier(schema);
+    STATE.create_physical_expr(simplifier.simplify(simplifier.coerce(expr, schema)?)?, schema)
+}
+
+fn simplifier(schema: &DFSchema) -> ExprSimplifier {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(schema.clone()))
         .with_config_options(STATE.config_options().clone())
         .with_query_execution_start_time(STATE.execution_props().query_execution_start_time)
         .build();
-    let simplifier = ExprSimplifier::new(context);
-    STATE.create_physical_expr(simplifier.simplify(simplifier.coerce(expr, schema)?)?, schema)
+    ExprSimplifier::new(context)
 }
 
 /// Both columns of a training query that are made, and those that go along.
@@ -220,6 +258,7 @@ fn physical(expr: Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
 pub(crate) struct Training {
     features: Transformer,
     label: Option<Transformer>,
+    aside: Option<Transformer>,
     along: Vec<String>,
 }
 
@@ -228,11 +267,19 @@ impl Training {
     pub(crate) fn new(transform: &Transform, along: &[String]) -> Result<Training> {
         let features = Transformer::new(&transform.features)?;
         let label = transform.label.as_ref().map(Transformer::new).transpose()?;
-        let made = |name: &String| {
-            features.fields().chain(label.iter().flat_map(|l| l.fields())).any(|f| f.name() == name)
-        };
-        let along = along.iter().filter(|name| !made(name)).cloned().collect();
-        Ok(Training { features, label, along })
+        let aside = transform.aside.as_ref().map(Transformer::new).transpose()?;
+        let mut training = Training { features, label, aside, along: Vec::new() };
+        let made: Vec<String> = training.made().map(|field| field.name().clone()).collect();
+        training.along = along.iter().filter(|name| !made.contains(name)).cloned().collect();
+        Ok(training)
+    }
+
+    /// The columns that are made.
+    fn made(&self) -> impl Iterator<Item = &FieldRef> {
+        [Some(&self.features), self.label.as_ref(), self.aside.as_ref()]
+            .into_iter()
+            .flatten()
+            .flat_map(|t| t.fields())
     }
 
     /// The columns of the query that go along.
@@ -241,8 +288,7 @@ impl Training {
     }
 
     pub(crate) fn schema(&self, query: &Schema) -> Result<Schema> {
-        let made = self.features.fields().chain(self.label.iter().flat_map(|l| l.fields()));
-        let mut fields: Vec<FieldRef> = made.cloned().collect();
+        let mut fields: Vec<FieldRef> = self.made().cloned().collect();
         for name in &self.along {
             let Ok(field) = query.field_with_name(name) else {
                 return plan_err!("column '{name}' is neither made by TRANSFORM nor in the query");
@@ -255,8 +301,8 @@ impl Training {
     pub(crate) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let schema = Arc::new(self.schema(&batch.schema())?);
         let mut columns = self.features.arrays(batch)?;
-        if let Some(label) = &self.label {
-            columns.extend(label.arrays(batch)?);
+        for transformer in self.label.iter().chain(&self.aside) {
+            columns.extend(transformer.arrays(batch)?);
         }
         columns.extend(self.along.iter().filter_map(|name| batch.column_by_name(name)).cloned());
         batch_of(schema, columns, batch.num_rows())

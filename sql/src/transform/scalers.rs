@@ -36,12 +36,12 @@ const FUNCTIONS: [Function; 11] = [
     function("standard_scaler", "number", true, (1, 1)),
     function("min_max_scaler", "number", true, (1, 1)),
     function("max_abs_scaler", "number", true, (1, 1)),
-    function("robust_scaler", "number [, [low, high]]", true, (1, 2)),
-    function("quantile_bucketize", "number, buckets", true, (2, 2)),
+    function("robust_scaler", "number [, [low, high]], ascending percentiles of 0 to 100", true, (1, 2)),
+    function("quantile_bucketize", "number, 2 to 1000 buckets", true, (2, 2)),
     function("imputer", "value, 'mean' | 'median' | 'most_frequent'", true, (2, 2)),
     function("label_encoder", "value [, top_k [, frequency_threshold]]", true, (1, 3)),
     function("one_hot_encoder", "value [, top_k [, frequency_threshold]]", true, (1, 3)),
-    function("bucketize", "number, [point, ..]", false, (2, 2)),
+    function("bucketize", "number, [point, ..] ascending", false, (2, 2)),
     function("feature_cross", "STRUCT(value, value, ..)", false, (1, 1)),
     function("polynomial_expand", "STRUCT(number, ..) [, degree]", false, (1, 2)),
 ];
@@ -54,6 +54,9 @@ const FREQUENCY_THRESHOLD: u64 = 5;
 
 /// Of the t-digest (Dunning 2019) that percentiles are read from: they err by less than a thousandth of the rows.
 const CENTROIDS: u32 = 1000;
+
+/// The largest finite number.
+const MOST: f64 = f64::MAX;
 
 /// One call.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +119,14 @@ impl Scaler {
                 return plan_err!("{shown}: OVER ({spec}) expected to be empty");
             }
             _ => {}
+        }
+        let plain = call.filter.is_none()
+            && call.null_treatment.is_none()
+            && call.within_group.is_empty()
+            && matches!(call.parameters, FunctionArguments::None)
+            && !matches!(call.over, Some(ast::WindowType::NamedWindow(_)));
+        if !plain {
+            return plan_err!("{shown} takes its arguments and OVER (), and nothing besides");
         }
         let arguments = arguments(call)?;
         let (least, most) = function.count;
@@ -195,7 +206,8 @@ impl Scaler {
 
     /// What must be known of the training rows.
     pub(super) fn statistics(&self) -> Vec<Statistic> {
-        let (x, of) = (self.number(), &self.of);
+        // What is not finite counts as missing, as everywhere.
+        let (x, of) = (format!("CASE WHEN abs({0}) <= {MOST:?} THEN {0} END", self.number()), &self.of);
         let percentile =
             |share: f64| Statistic::Aggregate(format!("approx_percentile_cont({x}, {share:?}, {CENTROIDS})"));
         let aggregates = |of: &[&str]| of.iter().map(|f| Statistic::Aggregate(format!("{f}({x})"))).collect();
@@ -227,6 +239,8 @@ impl Scaler {
                 let list = ScalarValue::new_list(&[ScalarValue::from("a")], &DataType::Utf8, true);
                 vec![ScalarValue::List(list)]
             }
+            // Whatever it will be, it has the type of the column.
+            Kind::MostFrequent => vec![ScalarValue::Null],
             _ => (0..self.statistics().len()).map(|i| ScalarValue::from(i as f64)).collect(),
         }
     }
@@ -249,13 +263,17 @@ impl Scaler {
                 let (low, high) = (value(0)?, value(1)?);
                 let scaled = format!("({x} - {}) / {}", literal(low), width(high - low));
                 let (low, high) = (literal(low), literal(high));
-                format!("CASE WHEN {x} < {low} THEN 0.0 WHEN {x} > {high} THEN 1.0 ELSE {scaled} END")
+                format!(
+                    "CASE WHEN isnan({x}) THEN NULL WHEN {x} < {low} THEN 0.0 WHEN {x} > {high} THEN 1.0 ELSE {scaled} END"
+                )
             }
             Kind::MaxAbs => {
                 let most = value(0)?.abs().max(value(1)?.abs());
                 let scaled = format!("{x} / {}", width(most));
                 let (low, high) = (literal(-most), literal(most));
-                format!("CASE WHEN {x} < {low} THEN -1.0 WHEN {x} > {high} THEN 1.0 ELSE {scaled} END")
+                format!(
+                    "CASE WHEN isnan({x}) THEN NULL WHEN {x} < {low} THEN -1.0 WHEN {x} > {high} THEN 1.0 ELSE {scaled} END"
+                )
             }
             Kind::Robust(..) => {
                 format!("({x} - {}) / {}", literal(value(1)?), width(value(2)? - value(0)?))
@@ -265,9 +283,8 @@ impl Scaler {
                 in_buckets(&x, &points)
             }
             Kind::Mean | Kind::Median => format!("coalesce({x}, {})", literal(value(0)?)),
-            // Before the rows are known the type is all that counts.
             Kind::MostFrequent => match known.first() {
-                Some(ScalarValue::Float64(_)) => of.clone(),
+                Some(ScalarValue::Null) => of.clone(),
                 Some(value) if !value.is_null() => format!("coalesce({of}, {})", constant(value)),
                 _ => return plan_err!("'{of}' has no value in the training rows"),
             },
@@ -320,6 +337,9 @@ fn arguments(call: &ast::Function) -> Result<Vec<&Expr>> {
     let FunctionArguments::List(list) = &call.args else {
         return plan_err!("{call}: expected arguments in brackets");
     };
+    if list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
+        return plan_err!("{}: expected arguments and nothing besides", call.name);
+    }
     let plain = |argument| match argument {
         &FunctionArg::Unnamed(FunctionArgExpr::Expr(ref expr)) => Ok(expr),
         other => plan_err!("{}: expected an expression, got {other}", call.name),
@@ -387,15 +407,17 @@ fn quoted(text: &str) -> String {
 
 /// A value as SQL, in its type.
 fn constant(value: &ScalarValue) -> String {
-    match value.try_as_str() {
-        Some(Some(text)) => quoted(text),
+    let text = value.cast_to(&DataType::Utf8).ok();
+    match (value.try_as_str(), text.as_ref().and_then(ScalarValue::try_as_str)) {
+        (Some(Some(text)), _) => quoted(text),
+        (_, Some(Some(text))) => format!("arrow_cast({}, '{}')", quoted(text), value.data_type()),
         _ => format!("arrow_cast('{value}', '{}')", value.data_type()),
     }
 }
 
 /// `bin_1` below the first point, and so on.
 fn in_buckets(x: &str, points: &[f64]) -> String {
-    let mut sql = format!("CASE WHEN {x} IS NULL THEN NULL");
+    let mut sql = format!("CASE WHEN {x} IS NULL OR isnan({x}) THEN NULL");
     for (i, point) in points.iter().enumerate() {
         _ = write!(sql, " WHEN {x} < {} THEN 'bin_{}'", literal(*point), i + 1);
     }

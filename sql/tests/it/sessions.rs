@@ -153,6 +153,7 @@ async fn a_query_keeps_the_version_that_it_started_with() {
     let store = tempfile::tempdir().unwrap();
     let maker = session(store.path()).await;
     run(&maker, &create("CREATE MODEL m", 3, 1)).await.unwrap();
+    let mut seed = 1;
     for sql in [
         "SELECT predicted_species AS p FROM ML.PREDICT(MODEL m, TABLE iris)",
         "SELECT nn_predict_value('m', sepal_length, sepal_width, petal_length, petal_width) AS p FROM iris",
@@ -161,11 +162,15 @@ async fn a_query_keeps_the_version_that_it_started_with() {
     ] {
         // Another session has nothing of the model in memory.
         let reader = session(store.path()).await;
+        let before = run(&reader, sql).await.unwrap();
+        let reader = session(store.path()).await;
         let plan = reader.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
         run(&reader, "DROP MODEL m").await.unwrap();
-        run(&maker, &create("CREATE OR REPLACE MODEL m", 3, 2)).await.unwrap();
+        seed += 1;
+        run(&maker, &create("CREATE OR REPLACE MODEL m", 3, seed)).await.unwrap();
         let rows = datafusion::physical_plan::collect(plan, reader.context().task_ctx()).await.unwrap();
-        assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 150, "{sql}");
+        assert_eq!(pretty_format_batches(&rows).unwrap().to_string(), before, "{sql}");
+        assert_ne!(run(&reader, sql).await.unwrap(), before, "both versions say the same: {sql}");
     }
 }
 

@@ -140,10 +140,20 @@ pub(crate) async fn print(frame: DataFrame, format: Format) -> datafusion::error
 
 /// Without a backtrace and the name of a Rust type.
 fn shown(e: datafusion::error::DataFusionError) -> Error {
-    let message = e.strip_backtrace();
+    let message = without_rule(e).strip_backtrace();
     match missing_file(&message) {
         Some(file) => Error::argument(format!("there is no file '{file}'")),
         None => Error::argument(message),
+    }
+}
+
+/// DataFusion names the rule of ours in which an error was found, which says nothing to a user.
+fn without_rule(e: datafusion::error::DataFusionError) -> datafusion::error::DataFusionError {
+    match e {
+        datafusion::error::DataFusionError::Context(rule, inner) if rule == "pin_model_versions" => {
+            without_rule(*inner)
+        }
+        e => e,
     }
 }
 
