@@ -1,7 +1,8 @@
 //! Firesteel for DataFusion: `CREATE MODEL`, `ML.PREDICT` and their like.
 //!
 //! [`Firesteel::register`] puts everything on a `SessionContext`; [`Firesteel::sql`] then understands our statements
-//! besides DataFusion's. Relations, functions and the tables of the schema `ml` work in `SessionContext::sql` too.
+//! besides DataFusion's. Relations, functions and the tables of the schema `ml` work in `SessionContext::sql` too, where a
+//! model is a string and rows are a query: `MODEL m` and `TABLE t` are words of ours.
 //!
 //! ```no_run
 //! use datafusion::prelude::SessionContext;
@@ -13,7 +14,7 @@
 //! let sql = "CREATE MODEL late OPTIONS (model_type = 'dnn_classifier', input_label_cols = ['late'])
 //!            AS SELECT distance, carrier, arr_delay > 15 AS late FROM flights";
 //! firesteel.sql(sql).await?.collect().await?;
-//! context.sql("SELECT * FROM ML.PREDICT(MODEL late, TABLE flights)").await?.show().await?;
+//! context.sql("SELECT * FROM ML.PREDICT('late', (SELECT * FROM flights))").await?.show().await?;
 //! # Ok(())
 //! # }
 //! ```
