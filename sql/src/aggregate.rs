@@ -8,15 +8,15 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Float64Array, RecordBatch, RecordBatchOptions, StringArray,
-    UInt32Array, UInt64Array, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, RecordBatchOptions, UInt32Array,
+    UInt64Array, new_null_array,
 };
-use arrow::compute::{cast, concat, concat_batches, take, take_record_batch};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::compute::{
+    cast, concat, concat_batches, filter_record_batch, is_not_null, take, take_record_batch,
+};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
 use arrow::row::{RowConverter, SortField};
-use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err, internal_err, plan_err};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -34,13 +34,14 @@ use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 
 use crate::about::About;
 use crate::create::about;
-use crate::encode::Vocabularies;
+use crate::encode::{FeatureKind, Vocabularies};
 use crate::error::outside;
 use crate::fit::{Fit, Fitted};
 use crate::import::ABOUT;
 use crate::loaded::LoadedModel;
 use crate::name::ModelName;
 use crate::options::ModelOptions;
+use crate::pack::{pack, stream, unpack};
 use crate::parse::{CreateModel, ModelOption, OptionValue, Source};
 use crate::spec::TrainSpec;
 use crate::spool::{Reading, Spool};
@@ -49,8 +50,9 @@ use crate::spool::{Reading, Spool};
 pub(crate) const FIT: &str = "nn_fit";
 
 /// Options of `CREATE MODEL` that a group has no use for.
-const STRAY: [&str; 10] = [
+const STRAY: [&str; 11] = [
     "cache",
+    "checkpoint_every",
     "description",
     "labels",
     "data_split_col",
@@ -162,7 +164,8 @@ impl AggregateUDFImpl for NnFit {
             0..3 => {
                 plan_err!("{FIT} expects a label, features and options, got {} arguments", arguments.len())
             }
-            _ => Ok(DataType::Binary),
+            // A view: whoever joins models to rows copies 16 bytes a row.
+            _ => Ok(DataType::BinaryView),
         }
     }
 
@@ -234,10 +237,31 @@ impl Gathered {
         Ok(take_record_batch(&rows, &UInt32Array::from(order))?)
     }
 
-    /// None where there is nothing to learn: no label, or only one class.
+    /// The rows that the training loop would not skip.
+    fn trained_on(&self, about: &About) -> Result<RecordBatch> {
+        let mut rows = self.rows()?;
+        if self.spec.recipe.params.get("handle_invalid").is_none_or(|handling| handling != "skip") {
+            return Ok(rows);
+        }
+        for feature in &about.features {
+            let column = feature.find(&rows)?;
+            let kept = match feature.kind {
+                FeatureKind::Number => {
+                    let numbers = cast(&column, &DataType::Float64)?;
+                    BooleanArray::from_unary(numbers.as_primitive::<Float64Type>(), f64::is_finite)
+                }
+                FeatureKind::Vector { .. } | FeatureKind::Time { .. } => is_not_null(&column)?,
+                FeatureKind::Text | FeatureKind::Words { .. } => continue,
+            };
+            rows = filter_record_batch(&rows, &kept)?;
+        }
+        Ok(rows)
+    }
+
+    /// None where there is nothing to learn: no row, no label, or only one class.
     fn fit(&self) -> Result<Option<Fitted>> {
-        let rows = self.rows()?;
         let about = about(&self.schema, &self.spec, &[])?;
+        let rows = self.trained_on(&about)?;
         let mut seen = Vocabularies::default();
         seen.push(&rows, &about.features, self.spec.label.as_deref(), self.spec.classifier)?;
         let labelled = seen.rows - seen.unlabelled;
@@ -257,6 +281,7 @@ impl Gathered {
             spool: Spool::of(rows),
             seen,
             warm: None,
+            checkpoints: None,
             workers: 1,
             reading: Reading { handle: handle.clone(), cancel: Cancel::new() },
             hear,
@@ -292,9 +317,9 @@ impl Accumulator for Gathered {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let Some(Fitted { model: Some(model), about, .. }) = self.fit()? else {
-            return Ok(ScalarValue::Binary(None));
+            return Ok(ScalarValue::BinaryView(None));
         };
-        Ok(ScalarValue::Binary(Some(packed(&model, &about)?)))
+        Ok(ScalarValue::BinaryView(Some(packed(&model, &about)?)))
     }
 
     fn size(&self) -> usize {
@@ -302,35 +327,17 @@ impl Accumulator for Gathered {
     }
 }
 
-fn stream(schema: &Schema, batches: &[RecordBatch]) -> Result<Vec<u8>> {
-    let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
-    batches.iter().try_for_each(|batch| writer.write(batch))?;
-    Ok(writer.into_inner()?)
-}
-
 /// A model as a value.
 fn packed(model: &Model, about: &About) -> Result<Vec<u8>> {
     let mut files = model.files().map_err(outside)?;
     let json = serde_json::to_vec(about).map_err(|e| DataFusionError::External(e.into()))?;
     files.push((ABOUT.to_owned(), json));
-    let names: StringArray = files.iter().map(|(name, _)| Some(name.as_str())).collect();
-    let bytes: BinaryArray = files.iter().map(|(_, bytes)| Some(bytes.as_slice())).collect();
-    let columns: [(&str, ArrayRef); 2] = [("name", Arc::new(names)), ("bytes", Arc::new(bytes))];
-    let batch = RecordBatch::try_from_iter(columns)?;
-    stream(&batch.schema(), &[batch])
+    pack(&files)
 }
 
 fn unpacked(bytes: &[u8]) -> Result<LoadedModel> {
     let broken = || DataFusionError::Execution("nn_apply: the value is no model that nn_fit made".into());
-    let mut files: Vec<(String, Bytes)> = Vec::new();
-    for batch in StreamReader::try_new(bytes, None).map_err(|_| broken())? {
-        let batch = batch.map_err(|_| broken())?;
-        let names = batch.column_by_name("name").and_then(|c| c.as_string_opt::<i32>()).ok_or_else(broken)?;
-        let bytes =
-            batch.column_by_name("bytes").and_then(|c| c.as_binary_opt::<i32>()).ok_or_else(broken)?;
-        let pairs = names.iter().zip(bytes.iter());
-        files.extend(pairs.filter_map(|(n, b)| Some((n?.to_owned(), Bytes::copy_from_slice(b?)))));
-    }
+    let mut files = unpack(bytes).ok_or_else(broken)?;
     let at = files.iter().position(|(name, _)| name == ABOUT).ok_or_else(broken)?;
     let about: About = serde_json::from_slice(&files.swap_remove(at).1).map_err(|_| broken())?;
     LoadedModel::new(Model::from_files(&files).map_err(outside)?, Arc::new(about))
@@ -442,28 +449,41 @@ impl ScalarUDFImpl for Apply {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let rows = args.number_rows;
-        let arrays = args.args.iter().map(|a| a.to_array(rows)).collect::<Result<Vec<_>>>()?;
-        let models = cast(&arrays[0], &DataType::LargeBinary)?;
-        let models = models.as_binary::<i64>();
-        // The rows of each model.
+        // A model is long: one that stands for all rows is not written out for each.
+        let (models, place): (_, fn(usize) -> usize) = match &args.args[0] {
+            ColumnarValue::Scalar(model) => (model.to_array()?, |_| 0),
+            ColumnarValue::Array(models) => (models.clone(), |row| row),
+        };
+        let models = cast(&models, &DataType::BinaryView)?;
+        let models = models.as_binary_view();
+        let features = args.args[1..].iter().map(|f| f.to_array(rows)).collect::<Result<Vec<_>>>()?;
+        // The rows of each model. Rows that share its bytes are told by their views alone.
         let mut parts: Vec<(&[u8], Vec<u64>)> = Vec::new();
-        for row in (0..rows).filter(|row| models.is_valid(*row)) {
-            let model = models.value(row);
-            match parts.iter_mut().rev().find(|(other, _)| *other == model) {
-                Some((_, rows)) => rows.push(row as u64),
-                None => parts.push((model, vec![row as u64])),
-            }
+        let mut of_views: HashMap<u128, usize> = HashMap::new();
+        for row in (0..rows).filter(|row| models.is_valid(place(*row))) {
+            let part = *of_views.entry(models.views()[place(row)]).or_insert_with(|| {
+                let model = models.value(place(row));
+                parts.iter().position(|(other, _)| *other == model).unwrap_or_else(|| {
+                    parts.push((model, Vec::new()));
+                    parts.len() - 1
+                })
+            });
+            parts[part].1.push(row as u64);
         }
-        let empty = new_null_array(args.return_field.data_type(), 1);
-        let mut answers: Vec<ArrayRef> = vec![empty];
+        if let [(model, of_model)] = parts.as_slice()
+            && of_model.len() == rows
+        {
+            return Ok(ColumnarValue::Array(self.answer(&*self.model(model)?, &features, rows)?));
+        }
         // Where the answer of each row is among all; rows without a model have the NULL that is first.
+        let mut answers: Vec<ArrayRef> = vec![new_null_array(args.return_field.data_type(), 1)];
         let mut places = vec![0u64; rows];
         let mut next = 1;
         for (model, of_model) in parts {
             let model = self.model(model)?;
             let picked = UInt64Array::from(of_model.clone());
             let features =
-                arrays[1..].iter().map(|f| Ok(take(f, &picked, None)?)).collect::<Result<Vec<_>>>()?;
+                features.iter().map(|f| Ok(take(f, &picked, None)?)).collect::<Result<Vec<_>>>()?;
             answers.push(self.answer(&model, &features, of_model.len())?);
             for row in of_model {
                 places[row as usize] = next;

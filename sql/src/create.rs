@@ -26,12 +26,13 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::about::{About, Label};
 use crate::encode::{Feature, FeatureKind, Vocabularies, find_type};
-use crate::fit::{Fit, Fitted};
+use crate::fit::{Fit, Fitted, Start};
 use crate::models::Models;
 use crate::spec::{Split, TrainSpec};
 use crate::spool::{Keeper, Reading, Spool};
 use crate::store::VersionEntry;
 use crate::transform::{Draft, Training, Transform, ask};
+use crate::unfinished::{Checkpoints, Leftover, Unfinished};
 
 /// The logical node.
 #[derive(Clone, Debug)]
@@ -50,13 +51,32 @@ pub struct CreateModel {
     schema: DFSchemaRef,
 }
 
-/// A version of the model.
+/// What a training goes on from.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Warm {
-    /// The version.
-    pub entry: Arc<VersionEntry>,
+pub enum Warm {
+    /// The weights of a version, which reads and predicts this.
+    Version(Arc<VersionEntry>, Arc<About>),
+    /// A training of this model that did not end.
+    Checkpoint(Arc<Unfinished>),
+}
+
+impl Warm {
     /// What it reads and predicts.
-    pub about: Arc<About>,
+    pub fn about(&self) -> &Arc<About> {
+        match self {
+            Warm::Version(_, about) => about,
+            Warm::Checkpoint(unfinished) => &unfinished.about,
+        }
+    }
+}
+
+impl fmt::Display for Warm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warm::Version(entry, _) => write!(f, "version {}", entry.version),
+            Warm::Checkpoint(unfinished) => write!(f, "the checkpoint of {} epochs", unfinished.epochs),
+        }
+    }
 }
 
 impl CreateModel {
@@ -83,7 +103,7 @@ impl CreateModel {
         };
         let about = Arc::new(About { transform, ..about });
         if let Some(warm) = &warm {
-            check_same(&spec, &warm.about, &about)?;
+            check_same(&spec, warm.about(), &about)?;
         }
         let schema = Arc::new(DFSchema::try_from(training_schema().as_ref().clone())?);
         let draft = draft.map(Arc::new);
@@ -374,7 +394,7 @@ impl TrainExec {
         reading: &Reading,
     ) -> Result<(Transform, Spool, Vocabularies)> {
         // A model that training goes on from has its own statistics.
-        let before = self.warm.as_ref().and_then(|warm| warm.about.transform.clone());
+        let before = self.warm.as_ref().and_then(|warm| warm.about().transform.clone());
         let transform = match before {
             Some(transform) => transform,
             None => draft.settle(&ask(&draft.statistics(), spool, self.input.schema(), context).await?)?,
@@ -398,8 +418,16 @@ impl TrainExec {
     ) -> Result<()> {
         let cancel = CancelOnDrop(Cancel::new());
         let reading = Reading { handle: Handle::current(), cancel: cancel.0.clone() };
+        let checkpoints = (self.spec.checkpoints && self.commit).then(|| Checkpoints {
+            models: self.models.clone(),
+            name: self.spec.name.clone(),
+            handle: Handle::current(),
+            kept: Arc::default(),
+        });
+        let mut leftover = Leftover(checkpoints.clone());
         let warm = match &self.warm {
-            Some(warm) => Some(self.models.load(&warm.entry).await?),
+            Some(Warm::Version(entry, _)) => Some(Start::Version(self.models.load(entry).await?)),
+            Some(Warm::Checkpoint(unfinished)) => Some(Start::Checkpoint(unfinished.clone())),
             None => None,
         };
         let (mut spool, mut seen) = self.spool(&context).await?;
@@ -410,8 +438,8 @@ impl TrainExec {
             about.transform = Some(transform);
         }
         let (hear, mut epochs) = unbounded_channel();
-        let fit =
-            Fit { workers: self.workers(), spec: self.spec.clone(), about, spool, seen, warm, reading, hear };
+        let (workers, spec) = (self.workers(), self.spec.clone());
+        let fit = Fit { workers, spec, about, spool, seen, warm, checkpoints, reading, hear };
         // Not on the threads that queries run on.
         let training = tokio::task::spawn_blocking(move || fit.run());
         while let Some(epoch) = epochs.recv().await {
@@ -422,6 +450,7 @@ impl TrainExec {
         let fitted: Fitted = training.await.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??;
         if self.commit {
             self.models.commit(&self.spec, fitted, self.run).await?;
+            leftover.0 = None;
         }
         Ok(())
     }
@@ -443,7 +472,7 @@ impl DisplayAs for TrainExec {
             write!(f, ", trials={}", trials.trials.len())?;
         }
         match &self.warm {
-            Some(warm) => write!(f, ", warm_start=version {}", warm.entry.version),
+            Some(warm) => write!(f, ", warm_start={warm}"),
             None => Ok(()),
         }
     }

@@ -26,6 +26,7 @@ use crate::loaded::LoadedModel;
 use crate::spec::{Split, TrainSpec};
 use crate::spool::{Reading, Spool};
 use crate::trials::{Recipe, TrialInfo, Trials};
+use crate::unfinished::{Checkpoints, Unfinished};
 use crate::weights::Weights;
 
 /// Rows that are scored at once.
@@ -45,11 +46,27 @@ pub(crate) struct Fit {
     pub(crate) about: About,
     pub(crate) spool: Spool,
     pub(crate) seen: Vocabularies,
-    /// The model that training goes on from.
-    pub(crate) warm: Option<Arc<LoadedModel>>,
+    pub(crate) warm: Option<Start>,
+    /// Who keeps checkpoints, if they are wanted.
+    pub(crate) checkpoints: Option<Checkpoints>,
     pub(crate) workers: usize,
     pub(crate) reading: Reading,
     pub(crate) hear: UnboundedSender<EpochRecord>,
+}
+
+/// What training goes on from.
+pub(crate) enum Start {
+    Version(Arc<LoadedModel>),
+    Checkpoint(Arc<Unfinished>),
+}
+
+impl Start {
+    fn about(&self) -> &Arc<About> {
+        match self {
+            Start::Version(model) => model.about(),
+            Start::Checkpoint(unfinished) => &unfinished.about,
+        }
+    }
 }
 
 /// What came of it.
@@ -88,7 +105,8 @@ impl Fit {
         let weights = Weights::new(self.spec.weight.as_deref(), &self.spec.class_weights, &classes)?;
         let Found { model, recipe, trials } = match &self.spec.trials {
             None => {
-                let model = self.train(&self.spec.recipe, &roles, &weights).map_err(outside)?;
+                let model = self.train(&self.spec.recipe, &roles, &weights);
+                let model = model.map_err(|e| outside(self.told(e)))?;
                 Found { model: Arc::new(model), recipe: self.spec.recipe.clone(), trials: Vec::new() }
             }
             Some(trials) => self.search(trials, &roles, &weights)?,
@@ -116,6 +134,16 @@ impl Fit {
         Ok(Fitted { model, about: self.about, recipe, metrics: Value::Object(metrics) })
     }
 
+    /// What to do about a checkpoint that cannot be used.
+    fn told(&self, e: Error) -> Error {
+        match &self.warm {
+            Some(Start::Checkpoint(_)) if e.kind() == Kind::Corrupt => e.context(
+                "warm_start goes on from the checkpoint; leave out checkpoint_every to go on from the model, or warm_start to begin anew",
+            ),
+            _ => e,
+        }
+    }
+
     /// A model of nothing but what `TRANSFORM` knows of the rows.
     fn only_transforms(self) -> Result<Fitted> {
         let metrics = serde_json::json!({"rows": self.seen.rows});
@@ -133,8 +161,8 @@ impl Fit {
             return exec_err!("label column '{column}' is NULL in all {rows} rows: nothing to learn");
         }
         match &self.warm {
-            Some(model) => {
-                let about = (**model.about()).clone();
+            Some(start) => {
+                let about = (**start.about()).clone();
                 // The model's order of columns counts.
                 let place = |f: &Feature| self.about.features.iter().position(|g| g.column == f.column);
                 let profile =
@@ -211,7 +239,7 @@ impl Fit {
             "network": recipe.network,
             "params": params,
             "data": data,
-            "checkpoints": false,
+            "checkpoints": self.checkpoints.is_some(),
         });
         if let Some(classes) = self.about.classes() {
             config["classes"] = classes.len().into();
@@ -294,16 +322,32 @@ impl Fit {
     ) -> firesteel_error::Result<Model> {
         let fabric: Arc<dyn Fabric> = Arc::new(mesh);
         let rank = fabric.rank();
-        let start = self.warm.as_ref().map(|model| model.model().clone());
-        let session =
-            Session { fabric, threads: 1, cancel: self.reading.cancel.clone(), resume: None, start };
-        let mut hear = |event| {
-            if let (Event::Epoch(epoch), 0) = (event, rank) {
+        let (resume, start) = match &self.warm {
+            None => (None, None),
+            Some(Start::Version(model)) => (None, Some(model.model().clone())),
+            Some(Start::Checkpoint(unfinished)) => (Some(unfinished.state.clone()), None),
+        };
+        let session = Session { fabric, threads: 1, cancel: self.reading.cancel.clone(), resume, start };
+        let mut unkept = None;
+        let mut hear = |event| match (event, &self.checkpoints) {
+            (Event::Epoch(epoch), _) if rank == 0 => {
                 // Whoever listened may be gone; then `cancel` is set.
                 _ = self.hear.send(epoch);
             }
+            (Event::Checkpoint { epoch, bytes, .. }, Some(checkpoints)) => {
+                if let Err(e) = checkpoints.keep(&self.about, epoch, bytes) {
+                    unkept.get_or_insert(e);
+                    self.reading.cancel.cancel();
+                }
+            }
+            _ => {}
         };
-        trainer.fit(self.shard(trainer.config(), rank, rows, roles, weights), session, &mut hear)
+        let shard = self.shard(trainer.config(), rank, rows, roles, weights);
+        let outcome = trainer.fit(shard, session, &mut hear);
+        match unkept {
+            Some(e) => Err(Error::new(Kind::Io, e.strip_backtrace())),
+            None => outcome,
+        }
     }
 
     fn shard(

@@ -31,6 +31,7 @@ use crate::spec::TrainSpec;
 use crate::store::ModelStore;
 use crate::tables::MlSchema;
 use crate::transform::Draft;
+use crate::unfinished::Unfinished;
 
 /// Firesteel on a session.
 #[derive(Clone)]
@@ -277,19 +278,24 @@ impl Firesteel {
             }
             None => 0,
         };
-        let node = CreateModel::new(rows, spec.clone(), run, commit, self.warm(&spec)?, draft)?;
+        let node = CreateModel::new(rows, spec.clone(), run, commit, self.warm(&spec).await?, draft)?;
         Ok((state, LogicalPlan::Extension(Extension { node: Arc::new(node) })))
     }
 
-    /// The version that a training goes on from.
-    fn warm(&self, spec: &TrainSpec) -> Result<Option<Warm>> {
+    /// What a training goes on from: one that did not end, before the model that is there.
+    async fn warm(&self, spec: &TrainSpec) -> Result<Option<Warm>> {
         if !spec.warm_start {
             return Ok(None);
+        }
+        if spec.checkpoints
+            && let Some(unfinished) = Unfinished::read(&self.models, &spec.name).await?
+        {
+            return Ok(Some(Warm::Checkpoint(Arc::new(unfinished))));
         }
         let snapshot = self.models.snapshot();
         let entry =
             snapshot.resolve(&spec.name, None).map_err(|e| e.context("warm_start goes on from the model"))?;
-        Ok(Some(Warm { entry: entry.clone(), about: Arc::new(Models::about(entry)?) }))
+        Ok(Some(Warm::Version(entry.clone(), Arc::new(Models::about(entry)?))))
     }
 
     /// A training query, without an order that would put all rows into one partition.
@@ -355,7 +361,10 @@ impl Firesteel {
         snapshot.resolve(&name, version)?;
         match version {
             Some(version) => self.models.store().drop_version(&name, version).await?,
-            None => _ = self.models.store().drop_model(&name, if_exists).await?,
+            None => {
+                self.models.store().drop_model(&name, if_exists).await?;
+                self.models.store().drop_checkpoint(&name).await?;
+            }
         };
         self.models.refresh().await?;
         self.nothing()

@@ -36,6 +36,8 @@ pub struct TrainSpec {
     pub trials: Option<Trials>,
     /// Whether training goes on from the model's weights.
     pub warm_start: bool,
+    /// Whether checkpoints are kept, as often as the recipe says.
+    pub checkpoints: bool,
     /// Which rows are held out.
     pub split: Split,
     /// Draws them.
@@ -89,6 +91,7 @@ impl TrainSpec {
             recipe: Recipe::new(&options)?,
             trials,
             warm_start: options.warm_start,
+            checkpoints: options.checkpoint_every > 0,
             split,
             seed: seed as u64,
             workers: options.workers,
@@ -136,9 +139,9 @@ pub(crate) const UNMET: &[Unmet] = &[
     },
     Unmet {
         option: "checkpoint_every",
-        values: "above 0",
+        values: "above 0, with a search",
         instead: "leave it out",
-        asked: |options| options.checkpoint_every > 0,
+        asked: |options| options.checkpoint_every > 0 && options.search.is_some(),
     },
     Unmet {
         option: "max_parallel_trials",

@@ -4,6 +4,7 @@
 //! <prefix>/<schema>/<name>/
 //!    v/0000000007-<ulid>/<file>   the files of a version, immutable
 //!    log/0000000012.json          a commit
+//!    checkpoint                   the state of a training that has not ended
 //! ```
 //!
 //! Schema and name are path segments made by [`encode`].
@@ -16,6 +17,7 @@ use crate::ModelName;
 
 const LOG: &str = "log";
 const VERSIONS: &str = "v";
+const CHECKPOINT: &str = "checkpoint";
 /// What file systems allow.
 const LONGEST_SEGMENT: usize = 255;
 
@@ -80,6 +82,11 @@ pub(super) fn log(prefix: &Path, name: &ModelName) -> Result<Path> {
 /// The folder that holds the versions of a model.
 pub(super) fn versions(prefix: &Path, name: &ModelName) -> Result<Path> {
     within(prefix, &format!("{}/{VERSIONS}", model(name)?))
+}
+
+/// The checkpoint of a model's training.
+pub(super) fn checkpoint(prefix: &Path, name: &ModelName) -> Result<Path> {
+    within(prefix, &format!("{}/{CHECKPOINT}", model(name)?))
 }
 
 /// An entry of a log.

@@ -53,6 +53,7 @@ use self::log::Log;
 use crate::ModelName;
 
 pub mod cache;
+mod checkpoint;
 mod commit;
 mod files;
 mod layout;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use datafusion::error::{DataFusionError, Result};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::commit::{Action, now};
 use super::log::Log;
@@ -14,10 +14,14 @@ use super::read::reading;
 use super::snapshot::Snapshot;
 use super::write::Outcome;
 use super::{ModelStore, layout};
+use crate::ModelName;
 
 /// How long a folder is safe that no log names: its writer may be about to commit it, or a query to read it. The clocks
 /// of the machines that share a store must agree to well within this.
 pub const GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// How many times the grace a checkpoint stays: a week. Whoever goes on from it may come back on Monday.
+const CHECKPOINT_GRACES: u32 = 7 * 24;
 
 /// What a vacuum did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +40,8 @@ pub struct VacuumReport {
 
 impl ModelStore {
     /// Drops all but the newest `retain` versions of each model (the active one always stays), then removes the folders
-    /// of dropped versions, and of trainings that were never committed, after [`GRACE`].
+    /// of dropped versions, and of trainings that were never committed, after [`GRACE`], and checkpoints that nobody went on
+    /// from for a week.
     pub async fn vacuum(&self, retain: Option<u64>) -> Result<VacuumReport> {
         self.vacuum_after(retain, GRACE).await
     }
@@ -52,6 +57,9 @@ impl ModelStore {
         let needs = Needs::new(&*self.look().await?, &self.prefix)?;
         for folder in folders {
             self.vacuum_folder(&folder, &needs, grace, &mut report).await?;
+        }
+        for name in self.names().await? {
+            self.vacuum_checkpoint(&name, grace * CHECKPOINT_GRACES, &mut report).await?;
         }
         Ok(report)
     }
@@ -103,6 +111,26 @@ impl ModelStore {
         report.folders_removed += 1;
         report.files_removed += files.len() as u64;
         report.bytes_removed += files.iter().map(|file| file.size).sum::<u64>();
+        Ok(())
+    }
+
+    async fn vacuum_checkpoint(
+        &self,
+        name: &ModelName,
+        grace: Duration,
+        report: &mut VacuumReport,
+    ) -> Result<()> {
+        let path = layout::checkpoint(&self.prefix, name)?;
+        let file = match self.store.head(&path).await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(()),
+            file => file.map_err(reading(&path))?,
+        };
+        let written = file.last_modified.timestamp_millis().try_into().unwrap_or(u64::MAX);
+        if Duration::from_millis(now().saturating_sub(written)) >= grace {
+            self.drop_checkpoint(name).await?;
+            report.files_removed += 1;
+            report.bytes_removed += file.size;
+        }
         Ok(())
     }
 

@@ -115,6 +115,63 @@ async fn a_training_that_nobody_waits_for_ends() {
     assert!(models.contains("| 0 |"), "{models}");
 }
 
+/// Acceptance query 23: what was learned before a stop is not lost, and nothing shows that there was one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_training_goes_on_from_its_checkpoint() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let kept = |iterations: usize, more: &str| {
+        let sql = create("CREATE MODEL m", iterations, 1);
+        sql.replace("seed=1", &format!("seed=1, checkpoint_every=2, {more}"))
+    };
+    let statements = firesteel.parse(&kept(100_000_000, "learn_rate=0.01")).unwrap();
+    let frame = firesteel.plan(statements.into_iter().next().unwrap()).await.unwrap();
+    let mut epochs = frame.execute_stream().await.unwrap();
+    for _ in 0..4 {
+        epochs.next().await.unwrap().unwrap();
+    }
+    drop(epochs);
+    while !training_threads().is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let notices = firesteel.take_notices().join("; ");
+    let words: Vec<&str> = notices.split(' ').collect();
+    let done: usize = words[words.iter().position(|w| *w == "epochs;").unwrap() - 1].parse().unwrap();
+    assert!(done >= 2 && done.is_multiple_of(2), "{notices}");
+
+    // Another process sees it; it is a checkpoint of these options only.
+    let firesteel = session(store.path()).await;
+    let e = run(&firesteel, &kept(done + 9, "learn_rate=0.02, warm_start=TRUE")).await.unwrap_err();
+    let e = e.strip_backtrace();
+    assert!(
+        e.contains("the checkpoint is of another training: learn_rate is 0.01 there and 0.02 here"),
+        "{e}"
+    );
+    assert!(e.contains("leave out checkpoint_every"), "{e}");
+    let sql = kept(done + 9, "learn_rate=0.01, warm_start=TRUE");
+    let plan = run(&firesteel, &format!("EXPLAIN {sql}")).await.unwrap();
+    assert!(plan.contains("warm_start=the checkpoint of"), "{plan}");
+    let rows = run(&firesteel, &sql).await.unwrap();
+    // The last checkpoint may have been written after the notice.
+    let first = rows.lines().nth(3).unwrap().split('|').nth(2).unwrap().trim().parse::<usize>().unwrap();
+    assert!(first >= done && rows.lines().count() >= 5, "{done} {rows}");
+    let stopped = checksum(&firesteel).await;
+
+    let rest = "SELECT count(*) AS n, max(iteration) AS last FROM ML.TRAINING_INFO(MODEL m)";
+    let rest = run(&firesteel, rest).await.unwrap();
+    assert!(rest.contains(&format!("| {} | {}", done + 9, done + 8)), "{rest}");
+    run(&firesteel, "DROP MODEL m").await.unwrap();
+    run(&firesteel, &kept(done + 9, "learn_rate=0.01")).await.unwrap();
+    assert_eq!(stopped, checksum(&firesteel).await);
+
+    // A model that is made needs no checkpoint any more.
+    let again = kept(3, "learn_rate=0.01, warm_start=TRUE")
+        .replace("CREATE MODEL", "EXPLAIN CREATE OR REPLACE MODEL");
+    let plan = run(&firesteel, &again).await.unwrap();
+    assert!(plan.contains("warm_start=version 1"), "{plan}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_beyond_the_memory_go_to_disk() {
     let _alone = ALONE.lock().await;

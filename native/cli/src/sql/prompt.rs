@@ -113,6 +113,7 @@ async fn one(session: &Session, line: &str) {
         }
         _ = tokio::signal::ctrl_c() => eprintln!("stopped"),
     }
+    session.notices();
 }
 
 fn history() -> Option<PathBuf> {

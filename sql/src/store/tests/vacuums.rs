@@ -5,6 +5,7 @@ use super::*;
 
 suite!(
     an_uncommitted_training_goes_after_its_grace,
+    a_checkpoint_stays_for_a_week,
     old_versions_go_but_the_active_one_stays,
     a_dropped_version_can_be_read_until_its_grace_is_over,
     a_commit_during_a_vacuum_is_safe,
@@ -23,6 +24,24 @@ async fn an_uncommitted_training_goes_after_its_grace(place: Place) {
     assert_says(store.check_upload(&upload).await, "the upload took so long that");
     assert_eq!(content(&place.open(), "iris").await.unwrap(), "one");
     assert_eq!(place.version_files().await.len(), 2);
+}
+
+async fn a_checkpoint_stays_for_a_week(place: Place) {
+    let store = place.open();
+    assert_eq!(store.checkpoint(&name("iris")).await.unwrap(), None);
+    for content in ["one", "two"] {
+        store.keep_checkpoint(&name("iris"), Bytes::from(content)).await.unwrap();
+    }
+    // It is no model, and it is in the way of none.
+    assert!(models(&place.open()).await.is_empty());
+    replace(&store, "iris", "one").await.unwrap();
+    assert_eq!(store.vacuum(None).await.unwrap(), VacuumReport::default());
+    assert_eq!(place.open().checkpoint(&name("iris")).await.unwrap(), Some(Bytes::from("two")));
+    let report = store.vacuum_after(None, Duration::ZERO).await.unwrap();
+    assert_eq!((report.files_removed, report.bytes_removed, report.folders_removed), (1, 3, 0));
+    assert_eq!(store.checkpoint(&name("iris")).await.unwrap(), None);
+    store.drop_checkpoint(&name("iris")).await.unwrap();
+    assert_eq!(content(&place.open(), "iris").await.unwrap(), "one");
 }
 
 async fn old_versions_go_but_the_active_one_stays(place: Place) {
