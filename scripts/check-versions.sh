@@ -1,5 +1,5 @@
 #!/bin/sh
-# One version everywhere: Cargo.toml's is the one that the others are held to.
+# One version everywhere: Cargo.toml's is the one that the others are held to. And one build of each crate.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -24,4 +24,16 @@ done
 agree python/firesteel/_version.py 's|^__version__ = "\(.*\)"|\1|p'
 agree README.md 's|.*firesteel-\([0-9.]*\)-py3-none-any\.whl.*|\1|p'
 agree README.md 's|.*firesteel-spark_2.13-\([0-9.]*\)\.jar.*|\1|p'
+
+# With other features of the crates below it, cargo compiles DataFusion for the tests and once more for the command.
+features() {
+    cargo tree --quiet --prefix none --format '{p} {f}' "$@" | sed 's/ (\*)$//' | sort -u
+}
+tests=$(mktemp)
+trap 'rm -f "$tests"' EXIT
+features -e normal,build,dev --workspace --exclude firesteel-jvm --exclude firesteel-ballista > "$tests"
+if features -e normal,build -p firesteel-cli -p firesteel-ffi | comm -13 "$tests" - | grep .; then
+    echo "^ has other features in the tests; name them in native/cli/Cargo.toml" >&2
+    wrong=1
+fi
 exit $wrong

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use clap::Args;
 use datafusion::datasource::MemTable;
-use datafusion::prelude::SessionContext;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use firesteel_error::Result;
 use firesteel_sql::{Firesteel, ModelStore};
 
 use crate::rows;
+use crate::sql::stores::{self, Stores};
 use crate::sql::{self, Format};
 
 /// What `firesteel evaluate` is told.
@@ -29,9 +31,9 @@ pub struct Options {
 /// What `firesteel models` is told.
 #[derive(Debug, Args)]
 pub struct Listing {
-    /// Where models are kept
-    #[arg(long, value_name = "DIRECTORY", default_value = "models", env = "FIRESTEEL_MODELS")]
-    models: PathBuf,
+    /// Where models are kept: a folder, or s3://bucket/folder with the credentials of AWS_* variables
+    #[arg(long, value_name = "PLACE", default_value = "models", env = "FIRESTEEL_MODELS")]
+    models: String,
     /// How they are shown
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -62,8 +64,11 @@ pub fn run(options: &Options) -> Result<()> {
 /// Of the store.
 pub fn list(options: &Listing) -> Result<()> {
     sql::block_on(async {
-        let store = ModelStore::directory(&options.models)?;
-        let firesteel = Firesteel::register(&SessionContext::new(), store).await?;
+        let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::new(Stores::default()));
+        let runtime = runtime.build_arc()?;
+        let store = stores::models_there(&options.models, &runtime)?;
+        let context = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
+        let firesteel = Firesteel::register(&context, store).await?;
         sql::print(firesteel.sql("SHOW MODELS").await?, options.format).await
     })
 }

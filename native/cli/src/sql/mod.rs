@@ -2,6 +2,7 @@
 
 mod print;
 mod prompt;
+pub(crate) mod stores;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use futures::StreamExt;
 use tokio::runtime::Runtime;
 
 use print::{Printer, Progress};
+use stores::Stores;
 
 /// What `firesteel sql` is told.
 #[derive(Debug, Args)]
@@ -33,9 +35,9 @@ pub struct Options {
     /// How results are shown
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
-    /// Where models are kept
-    #[arg(long, value_name = "DIRECTORY", default_value = "models", env = "FIRESTEEL_MODELS")]
-    models: PathBuf,
+    /// Where models are kept: a folder, or s3://bucket/folder with the credentials of AWS_* variables
+    #[arg(long, value_name = "PLACE", default_value = "models", env = "FIRESTEEL_MODELS")]
+    models: String,
     /// Most memory for queries and the rows of trainings, for example 2G; what is beyond goes to disk
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory_limit: Option<usize>,
@@ -167,9 +169,10 @@ fn missing_file(message: &str) -> Option<&str> {
 
 impl Session {
     async fn new(options: &Options) -> datafusion::error::Result<Session> {
-        let mut runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::OsTmpDirectory),
-        );
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::OsTmpDirectory);
+        let mut runtime = RuntimeEnvBuilder::new()
+            .with_disk_manager_builder(disk)
+            .with_object_store_registry(Arc::new(Stores::default()));
         if let Some(limit) = options.memory_limit {
             let few = std::num::NonZeroUsize::MIN.saturating_add(4);
             runtime =
@@ -180,7 +183,7 @@ impl Session {
             config = config.with_target_partitions(partitions.into());
         }
         let context = SessionContext::new_with_config_rt(config, runtime.build_arc()?).enable_url_table();
-        let store = ModelStore::directory(&options.models)?;
+        let store = ModelStore::from_url(&options.models, &context.runtime_env())?;
         let firesteel = Firesteel::register(&context, store).await?;
         Ok(Session { firesteel, printer: Printer::new(options.format, options.progress, options.quiet) })
     }
@@ -194,6 +197,19 @@ impl Session {
     }
 
     async fn statement(&self, statement: Statement) -> datafusion::error::Result<()> {
+        let done = self.run(statement).await;
+        self.notices();
+        done
+    }
+
+    /// Prints what is to be said besides results.
+    fn notices(&self) {
+        for notice in self.firesteel.take_notices() {
+            self.printer.notice(&notice);
+        }
+    }
+
+    async fn run(&self, statement: Statement) -> datafusion::error::Result<()> {
         let training = matches!(statement, Statement::CreateModel(_) | Statement::Retrain(_));
         let frame = self.firesteel.plan(statement).await?;
         let schema = Arc::new(frame.schema().as_arrow().clone());
@@ -210,9 +226,6 @@ impl Session {
                 output.batch(batch?)?;
             }
             output.end()?;
-        }
-        for notice in self.firesteel.take_notices() {
-            self.printer.notice(&notice);
         }
         Ok(())
     }
