@@ -273,10 +273,10 @@ def lenet5():
     return spec([dense(1, 28, 28)], *map(layer, names, ops))
 
 
-def hidden(*widths):
+def hidden(*widths, activation="relu"):
     for i, width in enumerate(widths, 1):
         yield layer(f"hidden{i}", linear(width))
-        yield layer(f"activation{i}", "relu")
+        yield layer(f"activation{i}", activation)
 
 
 def tabular():
@@ -284,6 +284,14 @@ def tabular():
     layers = [layer(f"{n}_embedding", {"embedding": {"dims": 8}}, n) for n in ("carrier", "tail")]
     layers.append(layer("features_joined", "concat", "carrier_embedding", "tail_embedding", "numbers"))
     return spec(inputs, *layers, *hidden(32, 16), layer("head", linear(2)))
+
+
+def wide_and_deep():
+    deep = tabular()
+    wide = [layer(f"{n}_wide", {"embedding": {"dims": 2}}, n) for n in ("carrier", "tail")]
+    wide.append(layer("numbers_wide", linear(2, bias=False), "numbers"))
+    total = layer("sum", "add", "head", *(part["name"] for part in wide))
+    return spec(deep["inputs"], *deep["layers"], *wide, total)
 
 
 def cases():
@@ -315,6 +323,9 @@ def cases():
     yield Case("networks/mlp", mlp, SOFTMAX, rows=33, batches=4, weighted=True, runs=both)
     runs = [sgd("sgd", 0.05), adam("adam", epsilon=1e-12)]
     yield Case("networks/tabular", tabular(), SOFTMAX, rows=64, batches=4, runs=runs)
+    yield Case("networks/wide_and_deep", wide_and_deep(), SOFTMAX, rows=64, batches=4, runs=runs)
+    narrow = spec([dense(9)], *hidden(6, 3, 6, activation="tanh"), layer("head", linear(9)))
+    yield Case("networks/autoencoder", narrow, "mean_squared_error", rows=33, batches=4, runs=both)
 
 
 def main():

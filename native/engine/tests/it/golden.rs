@@ -271,7 +271,7 @@ fn optimizers_equal_pytorch() {
 
 #[test]
 fn networks_equal_pytorch() {
-    check_folder("networks", 3);
+    check_folder("networks", 5);
 }
 
 #[test]
@@ -285,4 +285,8 @@ fn golden_networks_are_our_presets() {
     preset(r#""lenet5""#, 10, "lenet5.safetensors");
     preset(r#"{"mlp": {"hidden": [32, 16]}}"#, 5, "mlp.safetensors");
     preset(r#"{"tabular": {"hidden": [32, 16], "embedding_dims": 8}}"#, 2, "tabular.safetensors");
+    let wide = r#"{"wide_and_deep": {"hidden": [32, 16], "embedding_dims": 8}}"#;
+    preset(wide, 2, "wide_and_deep.safetensors");
+    let narrow = r#"{"autoencoder": {"hidden": [6, 3, 6], "activation": "tanh"}}"#;
+    preset(narrow, 9, "autoencoder.safetensors");
 }
