@@ -73,6 +73,30 @@ impl Answer {
         }
     }
 
+    /// What it is told, for plans.
+    pub(crate) fn told(&self) -> String {
+        let mut told = String::new();
+        let mut push = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                told.push_str(&format!(", {name}={value}"));
+            }
+        };
+        match self {
+            Answer::Predict { threshold, top_k, probabilities } => {
+                push("probabilities", Some(probabilities.to_string()));
+                push("threshold", threshold.map(|t| t.to_string()));
+                push("top_k", top_k.map(|k| k.to_string()));
+            }
+            Answer::Explain { top, orders } => {
+                push("top_k_features", Some(top.to_string()));
+                push("num_orders", Some(orders.to_string()));
+            }
+            Answer::Embed { layer } => push("layer", layer.clone()),
+            Answer::Loss { top } => push("top_k_features", Some(top.to_string())),
+        }
+        told
+    }
+
     /// The columns that are added to a row.
     ///
     /// # Errors

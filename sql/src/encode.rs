@@ -102,6 +102,18 @@ impl FeatureKind {
         })
     }
 
+    /// Whether a column of the type `found` is read as one that was trained on.
+    pub(crate) fn reads(&self, column: &str, found: &DataType) -> bool {
+        match (FeatureKind::of(column, found), self) {
+            _ if *found == DataType::Null => true,
+            (Ok(FeatureKind::Vector { width: Some(found) }), FeatureKind::Vector { width: Some(width) }) => {
+                found == *width
+            }
+            (Ok(found), kind) => std::mem::discriminant(&found) == std::mem::discriminant(kind),
+            (Err(_), _) => false,
+        }
+    }
+
     /// The columns that the training loop reads for `column`.
     pub fn columns(&self, column: &str) -> Vec<String> {
         match self {
@@ -193,18 +205,7 @@ impl Feature {
                 );
             }
         };
-        let fits = match (FeatureKind::of(&self.column, &found), &self.kind) {
-            _ if found == DataType::Null => true,
-            (Ok(FeatureKind::Number), FeatureKind::Number)
-            | (Ok(FeatureKind::Text), FeatureKind::Text)
-            | (Ok(FeatureKind::Time { .. }), FeatureKind::Time { .. })
-            | (Ok(FeatureKind::Words { .. }), FeatureKind::Words { .. }) => true,
-            (Ok(FeatureKind::Vector { width: found }), FeatureKind::Vector { width }) => {
-                found.is_none() || width.is_none() || found == *width
-            }
-            _ => false,
-        };
-        if fits {
+        if self.kind.reads(&self.column, &found) {
             return Ok(());
         }
         plan_err!("{model}: column '{}' is {found}, the model was trained on {}", self.column, self.data_type)

@@ -2,14 +2,14 @@
 //!
 //! Shapley values by sampled orders of the features (Štrumbelj & Kononenko 2014), each followed by its reverse. They start
 //! at the prediction for a row of which nothing is known: numbers and vectors at their means, strings at the most frequent
-//! one. In each order they add up to the difference to the prediction exactly, and so do their means.
+//! one. In each order they add up to the difference to the prediction, but for rounding, and so do their means.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, new_null_array};
 use arrow::compute::{cast, concat, take};
 use arrow::datatypes::{Field, Schema};
-use datafusion::common::{Result, exec_err};
+use datafusion::common::{Result, exec_datafusion_err, exec_err};
 use firesteel_train::metrics::largest;
 use firesteel_train::params::HandleInvalid;
 use firesteel_train::{Encoding, Predictions};
@@ -46,8 +46,9 @@ pub(crate) fn explain(
         }
     }
     attributions.iter_mut().for_each(|a| *a /= orders as f64);
-    let start = explained.values(&explained.start, &chosen)?;
-    let known = explained.values(&features, &chosen)?;
+    let start = scores(model, &explained.rows(|_| UInt32Array::from(vec![explained.unknown]))?)?;
+    let start: Vec<f64> = chosen.iter().map(|class| f64::from(start[*class])).collect();
+    let known = of_chosen(&scores(model, &features)?, &chosen);
     let skipped = scored(&predictions);
     Ok(vec![
         model.values(&predictions, None)?,
@@ -65,31 +66,40 @@ fn chosen(predictions: &Predictions) -> Vec<usize> {
 /// Rows, and the one of which nothing is known.
 struct Explained<'a> {
     model: &'a LoadedModel,
-    /// The rows, as the training loop reads them.
-    features: &'a RecordBatch,
-    /// As many rows of which nothing is known.
-    start: RecordBatch,
-    /// For each column of the loop the feature that it belongs to.
+    /// As the training loop reads them, with nulls.
+    schema: Arc<Schema>,
+    /// The columns of the rows; the value where nothing is known comes last.
+    columns: Vec<ArrayRef>,
+    /// For each of them the feature that it belongs to.
     owners: Vec<usize>,
+    /// The place of the row of which nothing is known.
+    unknown: u32,
 }
 
 impl<'a> Explained<'a> {
-    fn new(model: &'a LoadedModel, features: &'a RecordBatch) -> Result<Explained<'a>> {
+    fn new(model: &'a LoadedModel, features: &RecordBatch) -> Result<Explained<'a>> {
         let mut owners = Vec::new();
         for (i, feature) in model.about().features.iter().enumerate() {
             owners.extend(feature.kind.columns(&feature.column).iter().map(|_| i));
         }
-        let unknown = features
-            .schema()
-            .fields()
-            .iter()
-            .map(|field| unknown(model, field))
-            .collect::<Result<Vec<_>>>()?;
-        let none = UInt32Array::from(vec![0; features.num_rows()]);
-        let columns =
-            unknown.iter().map(|column| Ok(take(column, &none, None)?)).collect::<Result<Vec<_>>>()?;
-        let start = RecordBatch::try_new(nullable(features.schema().as_ref()), columns)?;
-        Ok(Explained { model, features, start, owners })
+        let both = |(field, column): (&Arc<Field>, &ArrayRef)| -> Result<ArrayRef> {
+            Ok(concat(&[column.as_ref(), unknown(model, field)?.as_ref()])?)
+        };
+        let columns = features.schema_ref().fields().iter().zip(features.columns()).map(both);
+        Ok(Explained {
+            model,
+            schema: nullable(features.schema_ref()),
+            columns: columns.collect::<Result<Vec<_>>>()?,
+            owners,
+            unknown: u32::try_from(features.num_rows()).map_err(|e| exec_datafusion_err!("{e}"))?,
+        })
+    }
+
+    /// The rows at some places of each column.
+    fn rows(&self, places: impl Fn(usize) -> UInt32Array) -> Result<RecordBatch> {
+        let column = |(i, column): (usize, &ArrayRef)| take(column, &places(i), None);
+        let columns = self.columns.iter().enumerate().map(column).collect::<Result<Vec<_>, _>>()?;
+        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
 
     /// Adds what each feature does in one order. Odd orders are the reverse of those before them.
@@ -113,22 +123,13 @@ impl<'a> Explained<'a> {
         features.iter().enumerate().for_each(|(at, feature)| place[*feature] = at);
         // Row by row: nothing known, the first feature known, the first two, up to all.
         let steps = count + 1;
-        let known = |column: usize| -> UInt32Array {
+        let mixed = self.rows(|column| {
             let place = place[self.owners[column]];
-            let at = |row: usize, step: usize| {
-                let row = if step > place { row } else { row + self.features.num_rows() };
-                row as u32
-            };
+            let at = |row: usize, step: usize| if step > place { row as u32 } else { self.unknown };
             rows.clone().flat_map(|row| (0..steps).map(move |step| at(row, step))).collect()
-        };
-        let mix = |column: usize| -> Result<ArrayRef> {
-            let both = concat(&[self.features.column(column).as_ref(), self.start.column(column).as_ref()])?;
-            Ok(take(&both, &known(column), None)?)
-        };
-        let columns = (0..self.owners.len()).map(mix).collect::<Result<Vec<_>>>()?;
-        let mixed = RecordBatch::try_new(nullable(self.features.schema().as_ref()), columns)?;
+        })?;
         let of_steps: Vec<usize> = rows.clone().flat_map(|row| vec![chosen[row]; steps]).collect();
-        let values = self.values(&mixed, &of_steps)?;
+        let values = of_chosen(&scores(self.model, &mixed)?, &of_steps);
         for (row, values) in rows.zip(values.chunks_exact(steps)) {
             for (step, feature) in features.iter().enumerate() {
                 attributions[row * count + feature] += values[step + 1] - values[step];
@@ -136,18 +137,21 @@ impl<'a> Explained<'a> {
         }
         Ok(())
     }
+}
 
-    /// The probability of the chosen class, or the number that is predicted.
-    fn values(&self, features: &RecordBatch, chosen: &[usize]) -> Result<Vec<f64>> {
-        let predictor = self.model.predictor();
-        let predictions = predictor.predict_handling(features, HandleInvalid::Keep).map_err(outside)?;
-        if self.model.about().classes().is_none() {
-            return Ok(predictions.values.iter().map(|v| f64::from(*v)).collect());
-        }
-        let shares = predictions.probabilities();
-        let rows = shares.chunks_exact(predictions.outputs.max(1));
-        Ok(rows.zip(chosen).map(|(row, class)| f64::from(row[*class])).collect())
-    }
+/// The probability of each class, `(rows, classes)`, or the number that is predicted.
+fn scores(model: &LoadedModel, features: &RecordBatch) -> Result<Vec<f32>> {
+    let predictions = model.predictor().predict_handling(features, HandleInvalid::Keep).map_err(outside)?;
+    Ok(match model.about().classes() {
+        Some(_) => predictions.probabilities(),
+        None => predictions.values,
+    })
+}
+
+/// Of the scores of each row the one that is explained.
+fn of_chosen(scores: &[f32], chosen: &[usize]) -> Vec<f64> {
+    let outputs = (scores.len() / chosen.len().max(1)).max(1);
+    scores.chunks_exact(outputs).zip(chosen).map(|(row, class)| f64::from(row[*class])).collect()
 }
 
 fn nullable(schema: &Schema) -> Arc<Schema> {

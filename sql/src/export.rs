@@ -42,6 +42,11 @@ pub(crate) async fn write(
         Format::Safetensors => files,
         Format::Spark => {
             check_columns(about, "Spark")?;
+            if about.label.is_none() {
+                return plan_err!(
+                    "Spark has classifiers and regressors, the model is {about}; export it as onnx or safetensors"
+                );
+            }
             of_spark(about, files)?
         }
     };

@@ -10,6 +10,7 @@ use firesteel_train::Model;
 use crate::about::About;
 use crate::error::outside;
 use crate::loaded::LoadedModel;
+use crate::transform::Transformer;
 
 /// The file of an exported model that says what only SQL knows: types of columns and names of classes.
 pub(crate) const ABOUT: &str = "sql.json";
@@ -32,13 +33,19 @@ pub(crate) async fn read(uri: &str) -> Result<Imported> {
     let read = move || {
         let mut files = files(&directory)?;
         let of_sql = files.iter().position(|(name, _)| name == ABOUT).map(|at| files.swap_remove(at).1);
+        let written = of_sql
+            .map(|json| serde_json::from_slice::<About>(&json))
+            .transpose()
+            .map_err(|e| exec_datafusion_err!("{ABOUT} in {} cannot be read: {e}", directory.display()))?;
+        if let (Some(about), true) = (&written, files.is_empty()) {
+            // `transform_only`: all that it is stands there.
+            let transform = about.transform.as_ref().filter(|_| about.label.is_none());
+            let Some(transform) = transform else { return no_model(&directory) };
+            Transformer::new(&transform.features)?;
+            return Ok(Imported { about: about.clone(), files });
+        }
         let model = Model::from_files(&files).map_err(outside)?;
-        let about = match of_sql {
-            None => About::of(&model),
-            Some(json) => serde_json::from_slice(&json).map_err(|e| {
-                exec_datafusion_err!("{ABOUT} in {} cannot be read: {e}", directory.display())
-            })?,
-        };
+        let about = written.unwrap_or_else(|| About::of(&model));
         if about.label.is_some() {
             about.predicted_fields()?;
         }
@@ -73,8 +80,12 @@ fn files(directory: &Path) -> Result<Vec<(String, Bytes)>> {
             files.push((name.to_owned(), std::fs::read(&path).map_err(|e| broken(&path, e))?.into()));
         }
     }
-    if !files.iter().any(|(name, _)| name == "model.json") {
-        return exec_err!("there is no model in {}: it has no model.json", directory.display());
+    if !files.iter().any(|(name, _)| ["model.json", ABOUT].contains(&name.as_str())) {
+        return no_model(directory);
     }
     Ok(files)
+}
+
+fn no_model<T>(directory: &Path) -> Result<T> {
+    exec_err!("there is no model in {}: it has no model.json", directory.display())
 }

@@ -268,10 +268,7 @@ impl DisplayAs for PredictExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         let VersionEntry { model, version, .. } = &*self.entry;
         write!(f, "PredictExec: {} model={model}@{version}", self.settings.answer.function())?;
-        match self.settings.answer {
-            Answer::Predict { probabilities, .. } => write!(f, ", probabilities={probabilities}"),
-            _ => Ok(()),
-        }
+        f.write_str(&self.settings.answer.told())
     }
 }
 

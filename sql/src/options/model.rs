@@ -79,51 +79,45 @@ pub enum ModelType {
     TransformOnly,
 }
 
+/// Each type as the option has it, and what the engine learns, if it does.
+const TYPES: [(ModelType, &str, Option<Task>); 9] = [
+    (ModelType::DnnClassifier, "dnn_classifier", Some(Task::Classification)),
+    (ModelType::DnnRegressor, "dnn_regressor", Some(Task::Regression)),
+    (ModelType::LogisticReg, "logistic_reg", Some(Task::Classification)),
+    (ModelType::LinearReg, "linear_reg", Some(Task::Regression)),
+    (ModelType::WideAndDeepClassifier, "dnn_linear_combined_classifier", Some(Task::Classification)),
+    (ModelType::WideAndDeepRegressor, "dnn_linear_combined_regressor", Some(Task::Regression)),
+    (ModelType::Lenet5, "lenet5", Some(Task::Classification)),
+    (ModelType::Autoencoder, "autoencoder", Some(Task::Reconstruction)),
+    (ModelType::TransformOnly, "transform_only", None),
+];
+
+// `ModelType::row` reads the table by place.
+const _: () = {
+    let mut at = 0;
+    while at < TYPES.len() {
+        assert!(TYPES[at].0 as usize == at);
+        at += 1;
+    }
+};
+
 impl ModelType {
     /// As the option has it.
     pub fn name(self) -> &'static str {
-        match self {
-            ModelType::DnnClassifier => "dnn_classifier",
-            ModelType::DnnRegressor => "dnn_regressor",
-            ModelType::LogisticReg => "logistic_reg",
-            ModelType::LinearReg => "linear_reg",
-            ModelType::WideAndDeepClassifier => "dnn_linear_combined_classifier",
-            ModelType::WideAndDeepRegressor => "dnn_linear_combined_regressor",
-            ModelType::Lenet5 => "lenet5",
-            ModelType::Autoencoder => "autoencoder",
-            ModelType::TransformOnly => "transform_only",
-        }
+        self.row().1
     }
 
     /// What the engine learns, if it does.
     pub fn task(self) -> Option<Task> {
-        match self {
-            ModelType::DnnClassifier
-            | ModelType::LogisticReg
-            | ModelType::WideAndDeepClassifier
-            | ModelType::Lenet5 => Some(Task::Classification),
-            ModelType::DnnRegressor | ModelType::LinearReg | ModelType::WideAndDeepRegressor => {
-                Some(Task::Regression)
-            }
-            ModelType::Autoencoder => Some(Task::Reconstruction),
-            ModelType::TransformOnly => None,
-        }
+        self.row().2
+    }
+
+    fn row(self) -> &'static (ModelType, &'static str, Option<Task>) {
+        &TYPES[self as usize]
     }
 
     fn of(name: &str) -> Option<ModelType> {
-        use ModelType::*;
-        let all = [
-            DnnClassifier,
-            DnnRegressor,
-            LogisticReg,
-            LinearReg,
-            WideAndDeepClassifier,
-            WideAndDeepRegressor,
-            Lenet5,
-            Autoencoder,
-            TransformOnly,
-        ];
-        all.into_iter().find(|t| t.name() == name)
+        TYPES.iter().find(|(_, known, _)| *known == name).map(|(of, ..)| *of)
     }
 }
 
@@ -213,19 +207,7 @@ const MOMENTUM: f64 = 0.9;
 /// What says how a network looks.
 const NETWORK: [&str; 5] = ["layers", "hidden_units", "activation_fn", "dropout", "embedding_dims"];
 /// What `transform_only` takes.
-const OF_TRANSFORM_ONLY: [&str; 11] = [
-    "cache",
-    "description",
-    "exclude_cols",
-    "feature_cols",
-    "labels",
-    "max_categories",
-    "min_category_count",
-    "model_type",
-    "on_null",
-    "seed",
-    "workers",
-];
+const OF_TRANSFORM_ONLY: [&str; 6] = ["cache", "description", "labels", "model_type", "seed", "workers"];
 
 /// What `autoencoder` does not take: it has no label, and its strings are one-hot.
 const NOT_OF_AUTOENCODER: [&str; 7] = [
@@ -317,6 +299,9 @@ fn check_suits(given: &Given, model_type: ModelType) -> Result<()> {
     };
     match without_effect {
         None => Ok(()),
+        Some(name) if given.space.iter().any(|d| d.option == name) => {
+            plan_err!("{name} cannot be searched for a model_type '{}'", model_type.name())
+        }
         Some(name) => {
             let place = given.option(name).map(ModelOption::place).unwrap_or_default();
             plan_err!("{name} does not go with model_type '{}'{place}", model_type.name())

@@ -17,10 +17,9 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::util::display::FormatOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, exec_datafusion_err, plan_err};
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF, Volatility, cast as cast_expr};
+use datafusion::logical_expr::{Expr, ExprSchemable, Volatility, cast as cast_expr};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use serde::{Deserialize, Serialize};
@@ -135,18 +134,13 @@ impl Made {
 
 /// Whether values of one type stand for values of another, as they do where a model reads columns as they are.
 fn alike(column: &str, found: &DataType, wanted: &DataType) -> bool {
-    match (FeatureKind::of(column, found), FeatureKind::of(column, wanted)) {
-        _ if found == wanted || *found == DataType::Null => true,
-        (Ok(found), Ok(wanted)) => std::mem::discriminant(&found) == std::mem::discriminant(&wanted),
-        _ => false,
-    }
+    let reads = |wanted: FeatureKind| wanted.reads(column, found);
+    found == wanted || *found == DataType::Null || FeatureKind::of(column, wanted).is_ok_and(reads)
 }
 
 /// Plans expressions, always with the same functions and settings.
-static STATE: LazyLock<SessionState> = LazyLock::new(|| {
-    let state = SessionStateBuilder::new().with_default_features();
-    state.with_table_factories(SessionStateDefaults::default_table_factories()).build()
-});
+static STATE: LazyLock<SessionState> =
+    LazyLock::new(|| SessionStateBuilder::new().with_default_features().build());
 
 const STRICT: CastOptions<'_> = CastOptions { safe: false, format_options: FormatOptions::new() };
 
@@ -211,30 +205,27 @@ fn batch_of(schema: SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<Re
 fn planned(item: &Item, schema: &DFSchema) -> Result<Expr> {
     let shown = || format!("TRANSFORM item '{}'", item.written);
     let expr = STATE.create_logical_expr(&item.sql, schema).map_err(|e| e.context(shown()))?;
-    let over_rows = expr.exists(|e| {
-        Ok(matches!(
-            e,
+    let mut refused = None;
+    expr.apply(|e| {
+        refused = match e {
             Expr::AggregateFunction(_)
-                | Expr::WindowFunction(_)
-                | Expr::ScalarSubquery(_)
-                | Expr::InSubquery(_)
-                | Expr::Exists(_)
-                | Expr::Unnest(_)
-        ))
+            | Expr::WindowFunction(_)
+            | Expr::ScalarSubquery(_)
+            | Expr::InSubquery(_)
+            | Expr::Exists(_)
+            | Expr::Unnest(_) => Some(
+                "expected an expression over one row or a function like ML.STANDARD_SCALER(x) OVER (); put aggregates, windows and subqueries into the query",
+            ),
+            Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
+                Some("its value is another each time, so a model cannot keep it")
+            }
+            _ => return Ok(TreeNodeRecursion::Continue),
+        };
+        Ok(TreeNodeRecursion::Stop)
     })?;
-    let varies = expr.exists(|e| {
-        let volatility = |f: &Arc<ScalarUDF>| f.signature().volatility;
-        Ok(matches!(e, Expr::ScalarFunction(call) if volatility(&call.func) != Volatility::Immutable))
-    })?;
-    if varies {
-        return plan_err!("{}: its value is another each time, so a model cannot keep it", shown());
-    }
-    match over_rows {
-        true => plan_err!(
-            "{}: expected an expression over one row or a function like ML.STANDARD_SCALER(x) OVER (); put aggregates, windows and subqueries into the query",
-            shown()
-        ),
-        false => Ok(expr),
+    match refused {
+        Some(why) => plan_err!("{}: {why}", shown()),
+        None => Ok(expr),
     }
 }
 

@@ -44,7 +44,8 @@ impl MlTransform {
     /// `Plan` when the version makes other columns than the query was planned for.
     pub(crate) fn of_version(&self, version: u64, about: &About) -> Result<LogicalPlan> {
         let node = MlTransform::new(self.input.clone(), (self.model.clone(), self.asked), about)?;
-        if node.projection.schema().as_arrow() != self.projection.schema().as_arrow() {
+        // Whether there may be NULLs is known better when a statement's parameters have values.
+        if !node.projection.schema().logically_equivalent_names_and_types(self.projection.schema()) {
             let name = &self.model;
             return plan_err!(
                 "version {version} of model '{name}' makes other columns than when this view was made; make the view again"

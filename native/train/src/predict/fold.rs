@@ -36,11 +36,11 @@ impl Folded {
     /// The network, where that is possible and pays.
     pub(super) fn new(graph: &Graph, weights: &[f32]) -> Option<Folded> {
         let sum = Sum::find(graph)?;
-        let spec = sum.spec();
+        let spec = sum.spec()?;
         let folded = Graph::new(&spec).ok().filter(|g| g.len() <= COPY)?;
         let mut values = vec![0.0; folded.len()];
         for parameter in folded.parameters() {
-            sum.fill(&folded, parameter, weights, &mut values[parameter.range.clone()]);
+            sum.fill(&folded, parameter, weights, &mut values[parameter.range.clone()])?;
         }
         Some(Folded { graph: Arc::new(folded), weights: values, linear: sum.linear })
     }
@@ -149,29 +149,28 @@ impl<'g> Sum<'g> {
     }
 
     /// The layers: tables have the names of their embeddings, the sum that of the linear layer.
-    fn spec(&self) -> Spec {
+    fn spec(&self) -> Option<Spec> {
         let mut layers = Vec::new();
         for (n, node) in self.graph.nodes().iter().enumerate() {
             let inputs = node.sources.iter().map(|source| self.name(*source)).collect();
             let layer = Layer { name: node.name.clone(), inputs, op: node.op.clone() };
             if n == self.linear {
-                self.push_sum(layer, &mut layers);
+                self.push_sum(layer, &mut layers)?;
             } else if self.folds(n) {
                 layers.push(Layer { op: Op::Embedding { dims: self.outputs }, ..layer });
             } else if !self.between.contains(&n) {
                 layers.push(layer);
             }
         }
-        Spec { layers, ..self.graph.spec().clone() }
+        Some(Spec { layers, ..self.graph.spec().clone() })
     }
 
     /// The tables come first: the engine gathers them all before it adds the linear layer.
-    fn push_sum(&self, layer: Layer, layers: &mut Vec<Layer>) {
+    fn push_sum(&self, layer: Layer, layers: &mut Vec<Layer>) -> Option<()> {
         let mut terms: Vec<String> = self.folded().map(|part| self.name(part.source)).collect();
         let mut left: Vec<String> = self.left().map(|part| self.name(part.source)).collect();
         if left.len() > 1 {
-            let concat = self.between.last().map(|concat| self.graph.nodes()[*concat].name.clone());
-            let concat = concat.expect("several parts are joined");
+            let concat = self.graph.nodes()[*self.between.last()?].name.clone();
             let inputs = std::mem::replace(&mut left, vec![concat.clone()]);
             layers.push(Layer { name: concat, inputs, op: Op::Concat });
         }
@@ -180,10 +179,11 @@ impl<'g> Sum<'g> {
             layers.push(Layer { name: self.rest.clone(), inputs: left, op: layer.op });
         }
         layers.push(Layer { name: layer.name, inputs: terms, op: Op::Add });
+        Some(())
     }
 
     /// The values of a parameter of the folded network.
-    fn fill(&self, folded: &Graph, parameter: &Parameter, weights: &[f32], to: &mut [f32]) {
+    fn fill(&self, folded: &Graph, parameter: &Parameter, weights: &[f32], to: &mut [f32]) -> Option<()> {
         let node = &folded.nodes()[parameter.node];
         let which = node.parameters.iter().position(|p| folded.parameters()[*p].range == parameter.range);
         let values = |node: usize| {
@@ -196,14 +196,14 @@ impl<'g> Sum<'g> {
                 1 => to.copy_from_slice(values(self.linear)),
                 _ => self.fill_rest(values(self.linear), to),
             }
-            return;
+            return Some(());
         }
-        let before = self.graph.nodes().iter().position(|n| n.name == node.name);
-        let before = before.expect("all layers but the rest have the names that they had");
+        let before = self.graph.nodes().iter().position(|n| n.name == node.name)?;
         match self.folded().find(|part| part.source == Source::Node(before)) {
-            Some(part) => self.fill_table(part, values(before), weights, to),
+            Some(part) => self.fill_table(part, values(before), weights, to)?,
             None => to.copy_from_slice(values(before)),
         }
+        Some(())
     }
 
     /// The columns of the weight `(outputs, inputs)` that are left, `(outputs, fewer)`.
@@ -218,12 +218,12 @@ impl<'g> Sum<'g> {
 
     /// `table` `(rows, dims)` times the columns that read it, `(rows, outputs)`. The first table has the bias where no
     /// linear layer is left that could add it.
-    fn fill_table(&self, part: &Part, table: &[f32], weights: &[f32], to: &mut [f32]) {
+    fn fill_table(&self, part: &Part, table: &[f32], weights: &[f32], to: &mut [f32]) -> Option<()> {
         let parameter = |p: usize| &weights[self.graph.parameters()[p].range.clone()];
         let (weight, bias) = match *self.graph.nodes()[self.linear].parameters {
             [weight] => (parameter(weight), None),
             [weight, bias, ..] => (parameter(weight), Some(parameter(bias))),
-            [] => unreachable!("a linear layer has a weight"),
+            [] => return None,
         };
         let first = self.folded().next().is_some_and(|first| first.source == part.source);
         let bias = bias.filter(|_| first && self.left().next().is_none());
@@ -243,6 +243,7 @@ impl<'g> Sum<'g> {
             }
             to.iter_mut().zip(&sums).for_each(|(to, sum)| *to = *sum as f32);
         }
+        Some(())
     }
 }
 
