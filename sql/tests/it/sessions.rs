@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::AsArray;
+use arrow::array::{ArrayRef, AsArray, Float32Array, RecordBatch};
 use arrow::datatypes::Float64Type;
 use arrow::util::pretty::pretty_format_batches;
+use datafusion::datasource::MemTable;
 use datafusion::error::Result;
+use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -248,4 +250,51 @@ async fn the_network_sees_each_row_once_that_other_filters_leave() {
     // 100 of the 150 flowers have such petals.
     let ran = run(&firesteel, &format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
     assert!(ran.contains("rows_predicted=100"), "{ran}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_forbids_ddl_forbids_ours() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let few = || SQLOptions::new().with_allow_ddl(false);
+    run(&firesteel, &create("CREATE MODEL m", 1, 1)).await.unwrap();
+    for sql in [
+        create("CREATE MODEL n", 1, 1),
+        format!("EXPLAIN ANALYZE {}", create("CREATE MODEL n", 1, 1)),
+        "RETRAIN MODEL m".to_owned(),
+        "ALTER MODEL m RENAME TO n".to_owned(),
+        "DROP MODEL m".to_owned(),
+        "VACUUM MODELS".to_owned(),
+        format!("EXPORT MODEL m OPTIONS(uri='{}')", store.path().join("out").display()),
+    ] {
+        let e = firesteel.sql_with_options(&sql, few()).await.unwrap_err().strip_backtrace();
+        assert!(e.contains("DDL not supported"), "{sql}: {e}");
+    }
+    assert!(!store.path().join("out").exists());
+    let rows =
+        firesteel.sql_with_options("SELECT * FROM ML.PREDICT(MODEL m, TABLE iris)", few()).await.unwrap();
+    assert_eq!(rows.count().await.unwrap(), 150);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_columns_are_no_trouble() {
+    // DataFusion's planner compares the columns of a SELECT with each other, half a minute at 10,000.
+    const COLUMNS: usize = 3_000;
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let column = |of: usize| -> ArrayRef {
+        Arc::new((0..60).map(|row| ((row * (of + 7)) % 11) as f32).collect::<Float32Array>())
+    };
+    let columns = (0..COLUMNS).map(|of| (format!("c{of}"), column(of)));
+    let wide = RecordBatch::try_from_iter(columns).unwrap();
+    let wide = MemTable::try_new(wide.schema(), vec![vec![wide]]).unwrap();
+    firesteel.context().register_table("wide", Arc::new(wide)).unwrap();
+    let started = Instant::now();
+    let train = "CREATE MODEL w OPTIONS(model_type='linear_reg', input_label_cols=['c0'], max_iterations=1) AS SELECT * FROM wide";
+    run(&firesteel, train).await.unwrap();
+    let predicted = "SELECT count(predicted_c0) AS n FROM ML.PREDICT(MODEL w, TABLE wide)";
+    assert!(run(&firesteel, predicted).await.unwrap().contains("| 60 |"));
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
