@@ -250,7 +250,8 @@ impl Gathered {
                     let numbers = cast(&column, &DataType::Float64)?;
                     BooleanArray::from_unary(numbers.as_primitive::<Float64Type>(), f64::is_finite)
                 }
-                FeatureKind::Vector { .. } | FeatureKind::Time { .. } => is_not_null(&column)?,
+                FeatureKind::Vector { .. } => finite_lists(&column)?,
+                FeatureKind::Time { .. } => is_not_null(&column)?,
                 FeatureKind::Text | FeatureKind::Words { .. } => continue,
             };
             rows = filter_record_batch(&rows, &kept)?;
@@ -295,6 +296,16 @@ impl Gathered {
     }
 }
 
+/// Which lists are there and have nothing but finite numbers.
+fn finite_lists(column: &ArrayRef) -> Result<BooleanArray> {
+    let lists = cast(column, &DataType::LargeList(Field::new_list_field(DataType::Float64, true).into()))?;
+    let finite = |list: ArrayRef| {
+        let numbers = list.as_primitive::<Float64Type>();
+        numbers.null_count() == 0 && numbers.values().iter().all(|number| number.is_finite())
+    };
+    Ok(lists.as_list::<i64>().iter().map(|list| Some(list.is_some_and(finite))).collect())
+}
+
 impl Accumulator for Gathered {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let columns = values[..self.schema.fields().len()].to_vec();
@@ -332,6 +343,7 @@ fn packed(model: &Model, about: &About) -> Result<Vec<u8>> {
     let mut files = model.files().map_err(outside)?;
     let json = serde_json::to_vec(about).map_err(|e| DataFusionError::External(e.into()))?;
     files.push((ABOUT.to_owned(), json));
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
     pack(&files)
 }
 

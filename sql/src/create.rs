@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -54,7 +55,7 @@ pub struct CreateModel {
 /// What a training goes on from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Warm {
-    /// The weights of a version, which reads and predicts this.
+    /// The weights of a version, and what it reads and predicts.
     Version(Arc<VersionEntry>, Arc<About>),
     /// A training of this model that did not end.
     Checkpoint(Arc<Unfinished>),
@@ -65,7 +66,7 @@ impl Warm {
     pub fn about(&self) -> &Arc<About> {
         match self {
             Warm::Version(_, about) => about,
-            Warm::Checkpoint(unfinished) => &unfinished.about,
+            Warm::Checkpoint(unfinished) => unfinished.about(),
         }
     }
 }
@@ -74,7 +75,7 @@ impl fmt::Display for Warm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Warm::Version(entry, _) => write!(f, "version {}", entry.version),
-            Warm::Checkpoint(unfinished) => write!(f, "the checkpoint of {} epochs", unfinished.epochs),
+            Warm::Checkpoint(unfinished) => write!(f, "the checkpoint of {} epochs", unfinished.epochs()),
         }
     }
 }
@@ -103,7 +104,7 @@ impl CreateModel {
         };
         let about = Arc::new(About { transform, ..about });
         if let Some(warm) = &warm {
-            check_same(&spec, warm.about(), &about)?;
+            check_same(&spec, warm, &about)?;
         }
         let schema = Arc::new(DFSchema::try_from(training_schema().as_ref().clone())?);
         let draft = draft.map(Arc::new);
@@ -159,8 +160,12 @@ fn label(schema: &Schema, spec: &TrainSpec, column: &str) -> Result<Label> {
 }
 
 /// That a query has what the model to go on from reads.
-fn check_same(spec: &TrainSpec, before: &About, now: &About) -> Result<()> {
-    let name = &spec.name;
+fn check_same(spec: &TrainSpec, warm: &Warm, now: &About) -> Result<()> {
+    let before = warm.about();
+    let name = match warm {
+        Warm::Version(..) => format!("model '{}'", spec.name),
+        Warm::Checkpoint(_) => format!("the checkpoint of '{}'", spec.name),
+    };
     let columns = |about: &About| -> Vec<(String, String)> {
         let label = about.label.iter().map(|label| (label.column.clone(), label.data_type.clone()));
         about.features.iter().map(|f| (f.column.clone(), f.data_type.clone())).chain(label).collect()
@@ -172,23 +177,21 @@ fn check_same(spec: &TrainSpec, before: &About, now: &About) -> Result<()> {
         Some(items.map(|item| (item.name.clone(), item.written.clone())).collect())
     };
     if written(before) != written(now) {
-        return plan_err!("warm_start: TRANSFORM is another than that of model '{name}'");
+        return plan_err!("warm_start: TRANSFORM is another than that of {name}");
     }
-    let (before, now) = (columns(before), columns(now));
+    let (before, now) = (columns(before.as_ref()), columns(now));
     for (column, was) in &before {
         match now.iter().find(|(other, _)| other == column) {
-            None => return plan_err!("warm_start: model '{name}' has column '{column}', the query does not"),
+            None => return plan_err!("warm_start: {name} has column '{column}', the query does not"),
             Some((_, is)) if is != was => {
-                return plan_err!(
-                    "warm_start: column '{column}' is {is}, model '{name}' was trained on {was}"
-                );
+                return plan_err!("warm_start: column '{column}' is {is}, {name} was trained on {was}");
             }
             Some(_) => {}
         }
     }
     match now.iter().find(|column| !before.contains(column)) {
         Some((column, _)) => {
-            plan_err!("warm_start: the query has column '{column}', model '{name}' does not")
+            plan_err!("warm_start: the query has column '{column}', {name} does not")
         }
         None => Ok(()),
     }
@@ -420,9 +423,13 @@ impl TrainExec {
         let reading = Reading { handle: Handle::current(), cancel: cancel.0.clone() };
         let checkpoints = (self.spec.checkpoints && self.commit).then(|| Checkpoints {
             models: self.models.clone(),
-            name: self.spec.name.clone(),
+            spec: self.spec.clone(),
             handle: Handle::current(),
-            kept: Arc::default(),
+            kept: Arc::new(AtomicUsize::new(match &self.warm {
+                Some(Warm::Checkpoint(unfinished)) => unfinished.epochs(),
+                _ => 0,
+            })),
+            failed: Arc::default(),
         });
         let mut leftover = Leftover(checkpoints.clone());
         let warm = match &self.warm {

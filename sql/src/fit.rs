@@ -64,7 +64,7 @@ impl Start {
     fn about(&self) -> &Arc<About> {
         match self {
             Start::Version(model) => model.about(),
-            Start::Checkpoint(unfinished) => &unfinished.about,
+            Start::Checkpoint(unfinished) => unfinished.about(),
         }
     }
 }
@@ -97,6 +97,9 @@ impl Fit {
     pub(crate) fn run(mut self) -> Result<Fitted> {
         if self.spec.task.is_none() {
             return self.only_transforms();
+        }
+        if let Some(Start::Checkpoint(unfinished)) = &self.warm {
+            unfinished.check(self.seen.rows, self.workers)?;
         }
         let mut notices = self.settle()?;
         let roles = Roles::new(&self.spec, &self.spool, &self.seen, &self.reading)?;
@@ -137,9 +140,9 @@ impl Fit {
     /// What to do about a checkpoint that cannot be used.
     fn told(&self, e: Error) -> Error {
         match &self.warm {
-            Some(Start::Checkpoint(_)) if e.kind() == Kind::Corrupt => e.context(
-                "warm_start goes on from the checkpoint; leave out checkpoint_every to go on from the model, or warm_start to begin anew",
-            ),
+            Some(Start::Checkpoint(_)) if e.kind() == Kind::Corrupt => {
+                e.context("warm_start goes on from the checkpoint; leave it out to begin anew")
+            }
             _ => e,
         }
     }
@@ -328,26 +331,19 @@ impl Fit {
             Some(Start::Checkpoint(unfinished)) => (Some(unfinished.state.clone()), None),
         };
         let session = Session { fabric, threads: 1, cancel: self.reading.cancel.clone(), resume, start };
-        let mut unkept = None;
+        let last = trainer.config().params.epochs;
         let mut hear = |event| match (event, &self.checkpoints) {
             (Event::Epoch(epoch), _) if rank == 0 => {
                 // Whoever listened may be gone; then `cancel` is set.
                 _ = self.hear.send(epoch);
             }
-            (Event::Checkpoint { epoch, bytes, .. }, Some(checkpoints)) => {
-                if let Err(e) = checkpoints.keep(&self.about, epoch, bytes) {
-                    unkept.get_or_insert(e);
-                    self.reading.cancel.cancel();
-                }
+            // After the last epoch there is a model.
+            (Event::Checkpoint { epoch, bytes, .. }, Some(checkpoints)) if epoch < last => {
+                checkpoints.keep(&self.about, epoch, self.seen.rows, self.workers, &bytes);
             }
             _ => {}
         };
-        let shard = self.shard(trainer.config(), rank, rows, roles, weights);
-        let outcome = trainer.fit(shard, session, &mut hear);
-        match unkept {
-            Some(e) => Err(Error::new(Kind::Io, e.strip_backtrace())),
-            None => outcome,
-        }
+        trainer.fit(self.shard(trainer.config(), rank, rows, roles, weights), session, &mut hear)
     }
 
     fn shard(

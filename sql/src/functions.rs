@@ -111,8 +111,12 @@ impl NnFunction {
         let (name, asked) = ModelRef::decode(text)?;
         let entry = self.models.snapshot().resolve(&name, asked)?.clone();
         let shown = pinned(&name, &entry);
-        let pinned = Some(Pinned { entry, model: Arc::default() });
-        Ok(Some((ScalarUDF::new_from_impl(NnFunction { pinned, ..self.clone() }), shown)))
+        Ok(Some((ScalarUDF::new_from_impl(self.of_version(entry)), shown)))
+    }
+
+    /// The function with a version.
+    pub(crate) fn of_version(&self, entry: Arc<VersionEntry>) -> NnFunction {
+        NnFunction { pinned: Some(Pinned { entry, model: Arc::default() }), ..self.clone() }
     }
 
     /// Reads the model, so that no batch has to wait for it.

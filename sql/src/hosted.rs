@@ -6,8 +6,9 @@
 //! names of their own, so that nobody else sees it. (Metadata would reach the columns, and a plan whose columns differ
 //! from those it was planned with, because a model was replaced in between, is refused by DataFusion.)
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{RecordBatch, new_empty_array};
 use arrow::datatypes::{DataType, FieldRef, Schema};
@@ -25,7 +26,7 @@ use crate::aggregate;
 use crate::functions::{self, NnFunction};
 use crate::models::Models;
 use crate::parse::ModelRef;
-use crate::store::ModelStore;
+use crate::store::{ModelStore, VersionEntry};
 use crate::wait::wait;
 
 /// `nn_predict_value`, `nn_prob` and `nn_predict` over a store, `nn_apply` and `nn_apply_class`.
@@ -39,7 +40,10 @@ pub fn functions(store: ModelStore) -> Result<Vec<ScalarUDF>> {
 
 /// The same over models that are known.
 pub fn functions_of(models: &Arc<Models>) -> Vec<ScalarUDF> {
-    let hosted = |function| ScalarUDF::new_from_impl(HostedFunction { function, models: models.clone() });
+    let hosted = |function| {
+        let models = models.clone();
+        ScalarUDF::new_from_impl(HostedFunction { function, models, planned: Arc::default() })
+    };
     functions::of_all(models).into_iter().map(hosted).chain(aggregate::apply()).collect()
 }
 
@@ -52,7 +56,12 @@ pub fn aggregates() -> Vec<AggregateUDF> {
 struct HostedFunction {
     function: NnFunction,
     models: Arc<Models>,
+    /// Versions that queries were planned with, whatever becomes of their names.
+    planned: Arc<Mutex<HashMap<String, Arc<VersionEntry>>>>,
 }
+
+/// Versions that are remembered.
+const PLANNED: usize = 1024;
 
 impl PartialEq for HostedFunction {
     fn eq(&self, other: &Self) -> bool {
@@ -77,11 +86,39 @@ impl HostedFunction {
         Ok(())
     }
 
-    /// The name of the model with the version that it has now.
-    fn settle(&self, first: Option<&ScalarValue>) -> Result<ScalarValue> {
+    /// The name of the model with the version that it has now, and that version.
+    fn settle(&self, first: Option<&ScalarValue>) -> Result<(ScalarValue, Arc<VersionEntry>)> {
         let (model, version) = self.function.model(first)?;
-        let entry = self.models.snapshot().resolve(&model, version)?.clone();
-        Ok(functions::pinned(&model, &entry))
+        let known = || self.models.snapshot().resolve(&model, version).cloned();
+        let entry = match (version, known()) {
+            // A number means the same for ever.
+            (Some(_), Ok(entry)) => entry,
+            _ => {
+                self.refresh()?;
+                known()?
+            }
+        };
+        Ok((functions::pinned(&model, &entry), entry))
+    }
+
+    /// The version that a query was planned with, as [`HostedFunction::settle`] names it.
+    fn planned(&self, settled: &ScalarValue) -> Result<Arc<VersionEntry>> {
+        let planned = || self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = planned().get(&settled.to_string()) {
+            return Ok(entry.clone());
+        }
+        // By another process.
+        let (settled, entry) = self.settle(Some(settled))?;
+        self.keep(&settled, &entry);
+        Ok(entry)
+    }
+
+    fn keep(&self, settled: &ScalarValue, entry: &Arc<VersionEntry>) {
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        if planned.len() >= PLANNED {
+            planned.clear();
+        }
+        planned.insert(settled.to_string(), entry.clone());
     }
 }
 
@@ -99,8 +136,8 @@ impl ScalarUDFImpl for HostedFunction {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        self.refresh()?;
-        let settled = self.settle(args.scalar_arguments.first().copied().flatten())?;
+        let (settled, entry) = self.settle(args.scalar_arguments.first().copied().flatten())?;
+        self.keep(&settled, &entry);
         let mut scalars = args.scalar_arguments.to_vec();
         scalars[0] = Some(&settled);
         let args = ReturnFieldArgs { scalar_arguments: &scalars, ..args };
@@ -122,13 +159,11 @@ impl ScalarUDFImpl for HostedFunction {
         if let (Some(first), Ok((_, Some(_)))) = (args.args.first_mut(), ModelRef::decode(planned)) {
             *first = ColumnarValue::Scalar(ScalarValue::from(planned.as_str()));
         }
-        // What another process planned may be newer than what is known here.
-        if let Some(ColumnarValue::Scalar(first)) = args.args.first()
-            && self.settle(Some(first)).is_err()
-        {
-            self.refresh()?;
-        }
-        self.function.invoke_with_args(args)
+        let function = match args.args.first() {
+            Some(ColumnarValue::Scalar(first)) => self.function.of_version(self.planned(first)?),
+            _ => self.function.clone(),
+        };
+        function.invoke_with_args(args)
     }
 }
 
@@ -269,6 +304,24 @@ mod tests {
         assert_eq!(call(value, &second, 0).unwrap().to_array(0).unwrap().len(), 0);
         assert!(plan(value, "mm").unwrap_err().to_string().contains("model 'mm' not found"));
         assert!(plan(value, "m@9").unwrap_err().to_string().contains("it has 1, 2"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_model_that_is_dropped_and_made_again_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosted = functions(ModelStore::directory(folder.path()).unwrap()).unwrap();
+        let value = named(&hosted, "nn_predict_value");
+        let firesteel = trained(folder.path(), 2.0).await;
+        let first = plan(value, "m").unwrap();
+        let before = call(value, &first, 3).unwrap().to_array(3).unwrap();
+        firesteel.sql("DROP MODEL m").await.unwrap();
+        trained(folder.path(), -5.0).await;
+        let second = plan(value, "m").unwrap();
+        assert_eq!(second.name(), "m@2");
+        assert_ne!(&call(value, &second, 3).unwrap().to_array(3).unwrap(), &before);
+        // A query that runs has what it was planned with, though nobody finds it by its name any more.
+        assert_eq!(&call(value, &first, 3).unwrap().to_array(3).unwrap(), &before);
+        assert!(plan(value, "m@1").unwrap_err().to_string().contains("has no version 1"));
     }
 
     #[tokio::test(flavor = "multi_thread")]

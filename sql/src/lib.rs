@@ -31,6 +31,7 @@
 //! | `config` | `SET ml.seed` and the like |
 //! | [`create`] | `CREATE MODEL` as a plan |
 //! | [`spool`], `fit`, `weights`, `profile` | its rows, its training, what rows count, what is known of its features |
+//! | `unfinished`, `pack` | trainings that did not end; several files as one value |
 //! | `trials`, `draw` | the trainings of a search; numbers that look random |
 //! | [`predict`], [`measure`] | `ML.PREDICT`, `ML.EVALUATE` and the like as plans |
 //! | [`answer`], `explain` | what they say of each row; why a prediction is so |
@@ -38,7 +39,7 @@
 //! | `evaluate`, `info` | measures; what a commit says |
 //! | `functions`, [`hosted`], [`guard`] | `nn_predict_value` and the like; for hosts that plan without us; without panics |
 //! | `aggregate` | `nn_fit` and `nn_apply` |
-//! | [`wire`] | nodes and operators as bytes |
+//! | [`wire`], `wait` | nodes and operators as bytes; waiting for the store where nothing can be awaited |
 //! | [`tables`] | the schema `ml` |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]

@@ -144,8 +144,10 @@ impl Models {
         };
         let mode = if spec.replace { CreateMode::Replace } else { CreateMode::New };
         let version = self.store.create(&spec.name, files, commit, mode).await?;
-        // The version is there; what is left of the way to it is in nobody's way.
-        if let Err(e) = self.store.drop_checkpoint(&spec.name).await {
+        if spec.checkpoints
+            && let Err(e) = self.store.drop_checkpoint(&spec.name, &spec.key).await
+        {
+            // The version is there all the same.
             self.notice(e.strip_backtrace());
         }
         self.refresh().await?;

@@ -23,9 +23,9 @@ pub(crate) fn stream(schema: &Schema, batches: &[RecordBatch]) -> Result<Vec<u8>
 ///
 /// # Errors
 /// Of Arrow.
-pub(crate) fn pack(files: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
-    let names: StringArray = files.iter().map(|(name, _)| Some(name.as_str())).collect();
-    let bytes: LargeBinaryArray = files.iter().map(|(_, bytes)| Some(bytes.as_slice())).collect();
+pub(crate) fn pack(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let names: StringArray = files.iter().map(|(name, _)| Some(*name)).collect();
+    let bytes: LargeBinaryArray = files.iter().map(|(_, bytes)| Some(*bytes)).collect();
     let columns: [(&str, ArrayRef); 2] = [("name", Arc::new(names)), ("bytes", Arc::new(bytes))];
     let batch = RecordBatch::try_from_iter(columns)?;
     stream(&batch.schema(), &[batch])

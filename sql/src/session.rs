@@ -206,6 +206,7 @@ impl Firesteel {
                 let counts = [
                     ("versions_dropped", report.versions_dropped),
                     ("folders_removed", report.folders_removed),
+                    ("checkpoints_removed", report.checkpoints_removed),
                     ("bytes_removed", report.bytes_removed),
                     ("folders_waiting", report.folders_waiting),
                 ];
@@ -254,11 +255,12 @@ impl Firesteel {
             return plan_err!("CREATE MODEL .. FROM 'uri' trains nothing, so there is no plan to show");
         };
         let mut state = self.context.state();
+        let written = create;
         let create = Create {
             options: config::with_defaults(&create.options, state.config().options()),
             ..create.clone()
         };
-        let spec = Arc::new(TrainSpec::new(&create, ModelOptions::read(&create.options)?)?);
+        let mut spec = Arc::new(TrainSpec::new(&create, ModelOptions::read(&create.options)?)?);
         // Which rows are in which partition must not depend on who is faster.
         state.config_mut().options_mut().execution.enable_file_stream_work_stealing = false;
         if let Some(workers) = spec.workers {
@@ -278,24 +280,59 @@ impl Firesteel {
             }
             None => 0,
         };
-        let node = CreateModel::new(rows, spec.clone(), run, commit, self.warm(&spec).await?, draft)?;
+        let warm = self.warm(&spec).await?;
+        if let Some(Warm::Checkpoint(unfinished)) = &warm
+            && !unfinished.is_warm()
+        {
+            // What made the model is the statement that began the training, with the number of epochs that it has now.
+            let options: Vec<_> =
+                written.options.iter().filter(|o| o.name != "warm_start").cloned().collect();
+            Arc::make_mut(&mut spec).sql = statement(&Create { options, ..written.clone() })?;
+        }
+        let node = CreateModel::new(rows, spec, run, commit, warm, draft)?;
         Ok((state, LogicalPlan::Extension(Extension { node: Arc::new(node) })))
     }
 
-    /// What a training goes on from: one that did not end, before the model that is there.
+    /// What a training goes on from: itself where it did not end, before the model that is there.
     async fn warm(&self, spec: &TrainSpec) -> Result<Option<Warm>> {
+        let name = &spec.name;
+        let keys = match spec.checkpoints {
+            true => self.models.store().checkpoints(name).await?,
+            false => Vec::new(),
+        };
+        let read = async |key: &str| Unfinished::read(&self.models, name, key).await;
+        match (spec.warm_start, keys.contains(&spec.key)) {
+            (true, true) => {
+                let unfinished = read(&spec.key).await?;
+                let epochs = unfinished.epochs();
+                self.models.notice(format!("'{name}' goes on from the checkpoint of {epochs} epochs"));
+                return Ok(Some(Warm::Checkpoint(Arc::new(unfinished))));
+            }
+            (false, true) => self.models.notice(format!(
+                "this training of '{name}' has a checkpoint, which is replaced; with warm_start = TRUE it would go on from it"
+            )),
+            _ => {}
+        }
         if !spec.warm_start {
             return Ok(None);
         }
-        if spec.checkpoints
-            && let Some(unfinished) = Unfinished::read(&self.models, &spec.name).await?
-        {
-            return Ok(Some(Warm::Checkpoint(Arc::new(unfinished))));
-        }
         let snapshot = self.models.snapshot();
-        let entry =
-            snapshot.resolve(&spec.name, None).map_err(|e| e.context("warm_start goes on from the model"))?;
-        Ok(Some(Warm::Version(entry.clone(), Arc::new(Models::about(entry)?))))
+        match (snapshot.resolve(name, None), keys.first()) {
+            (Ok(entry), other) => {
+                if other.is_some() {
+                    self.models.notice(format!(
+                        "the checkpoint of '{name}' is of another statement; training goes on from version {}",
+                        entry.version
+                    ));
+                }
+                Ok(Some(Warm::Version(entry.clone(), Arc::new(Models::about(entry)?))))
+            }
+            (Err(e), None) => Err(e.context("warm_start goes on from the model")),
+            (Err(_), Some(key)) => plan_err!(
+                "warm_start: there is no model '{name}', and the checkpoint is of another statement: {}",
+                read(key).await?.sql()
+            ),
+        }
     }
 
     /// A training query, without an order that would put all rows into one partition.
@@ -319,40 +356,25 @@ impl Firesteel {
         let Some(Statement::CreateModel(saved)) = self.parse(&entry.info.sql)?.pop() else {
             return plan_err!("model '{}' has no CREATE MODEL statement to repeat", retrain.name);
         };
-        let options = crate::options::merge(&saved.options, &retrain.options);
-        let source = retrain.source.unwrap_or(saved.source);
-        let query = match &source {
-            Source::Query { sql, .. } => sql.clone(),
-            Source::Import(uri) => {
-                return plan_err!(
-                    "model '{}' came from '{uri}' and has no rows to train on; add AS query",
-                    retrain.name
-                );
-            }
-        };
-        let shown: Vec<String> = options.iter().map(ToString::to_string).collect();
-        let items = saved.transform.iter().flatten().map(TransformItem::to_string).collect::<Vec<_>>();
-        let transform = match items.is_empty() {
-            true => String::new(),
-            false => format!(" TRANSFORM ({})", items.join(", ")),
-        };
-        let name = ModelRef::encode(&retrain.name, None);
-        let sql =
-            format!("CREATE OR REPLACE MODEL {name}{transform} OPTIONS ({}) AS {query}", shown.join(", "));
-        self.create(Create {
+        let mut create = Create {
             or_replace: true,
             if_not_exists: false,
             name: retrain.name,
-            transform: saved.transform,
-            options,
-            source,
-            sql,
-        })
-        .await
+            options: crate::options::merge(&saved.options, &retrain.options),
+            source: retrain.source.unwrap_or(saved.source),
+            ..saved
+        };
+        create.sql = statement(&create)?;
+        self.create(create).await
     }
 
     async fn drop_model(&self, name: ModelName, version: Option<u64>, if_exists: bool) -> Result<DataFrame> {
         let snapshot = self.models.snapshot();
+        if version.is_none() && self.drop_checkpoints(&name).await? && snapshot.model(&name).is_none() {
+            self.models
+                .notice(format!("there is no model '{name}'; checkpoints of its trainings are removed"));
+            return self.nothing();
+        }
         // One that cannot be read is there, and its error is told.
         if if_exists && matches!(snapshot.resolve(&name, version), Err(DataFusionError::Plan(_))) {
             self.models.notice(format!("model '{name}' does not exist; nothing is done"));
@@ -361,13 +383,20 @@ impl Firesteel {
         snapshot.resolve(&name, version)?;
         match version {
             Some(version) => self.models.store().drop_version(&name, version).await?,
-            None => {
-                self.models.store().drop_model(&name, if_exists).await?;
-                self.models.store().drop_checkpoint(&name).await?;
-            }
+            None => _ = self.models.store().drop_model(&name, if_exists).await?,
         };
         self.models.refresh().await?;
         self.nothing()
+    }
+
+    /// Whether there were any.
+    async fn drop_checkpoints(&self, name: &ModelName) -> Result<bool> {
+        let store = self.models.store();
+        let keys = store.checkpoints(name).await?;
+        for key in &keys {
+            store.drop_checkpoint(name, key).await?;
+        }
+        Ok(!keys.is_empty())
     }
 
     async fn alter(&self, name: ModelName, change: Change) -> Result<DataFrame> {
@@ -482,4 +511,26 @@ fn drop_nothing() -> LogicalPlan {
         if_exists: true,
         schema: Arc::new(DFSchema::empty()),
     }))
+}
+
+/// A statement as it would be written; `sql` is not looked at.
+fn statement(create: &Create) -> Result<String> {
+    let query = match &create.source {
+        Source::Query { sql, .. } => sql,
+        Source::Import(uri) => {
+            return plan_err!(
+                "model '{}' came from '{uri}' and has no rows to train on; add AS query",
+                create.name
+            );
+        }
+    };
+    let replace = if create.or_replace { " OR REPLACE" } else { "" };
+    let name = ModelRef::encode(&create.name, None);
+    let items: Vec<String> = create.transform.iter().flatten().map(TransformItem::to_string).collect();
+    let transform = match items.is_empty() {
+        true => String::new(),
+        false => format!(" TRANSFORM ({})", items.join(", ")),
+    };
+    let options: Vec<String> = create.options.iter().map(ToString::to_string).collect();
+    Ok(format!("CREATE{replace} MODEL {name}{transform} OPTIONS ({}) AS {query}", options.join(", ")))
 }

@@ -2,10 +2,11 @@
 
 use datafusion::common::{Result, plan_err};
 use firesteel_train::Task;
+use sha2::{Digest, Sha256};
 
 use crate::name::ModelName;
 use crate::options::{Cache, ClassWeights, ModelOptions, OnUnseen};
-use crate::parse::CreateModel;
+use crate::parse::{CreateModel, ModelOption, Source, TransformItem};
 use crate::spool::CacheMode;
 use crate::trials::{Recipe, Trials};
 
@@ -34,10 +35,12 @@ pub struct TrainSpec {
     pub recipe: Recipe,
     /// The trainings of a search, of which the best is kept.
     pub trials: Option<Trials>,
-    /// Whether training goes on from the model's weights.
+    /// Whether training goes on from a checkpoint or the model's weights.
     pub warm_start: bool,
     /// Whether checkpoints are kept, as often as the recipe says.
     pub checkpoints: bool,
+    /// Names them: the same for statements that differ in what a training may go on with.
+    pub key: String,
     /// Which rows are held out.
     pub split: Split,
     /// Draws them.
@@ -92,6 +95,7 @@ impl TrainSpec {
             trials,
             warm_start: options.warm_start,
             checkpoints: options.checkpoint_every > 0,
+            key: key(create),
             split,
             seed: seed as u64,
             workers: options.workers,
@@ -119,6 +123,32 @@ impl TrainSpec {
         };
         split.into_iter().chain(&self.weight).cloned().collect()
     }
+}
+
+/// Options in which a training that goes on may differ from the one that did not end. `max_iterations` is the loop's to
+/// refuse, where the learning rate depends on it.
+const FREE: [&str; 8] = [
+    "cache",
+    "checkpoint_every",
+    "checkpoint_interval",
+    "description",
+    "epochs",
+    "labels",
+    "max_iterations",
+    "warm_start",
+];
+
+/// 32 hexadecimal digits of the SHA-256 of what a statement says of the weights.
+fn key(create: &CreateModel) -> String {
+    let free = |option: &&ModelOption| !FREE.contains(&option.name.as_str());
+    let mut said: Vec<String> = create.options.iter().filter(free).map(ToString::to_string).collect();
+    said.sort_unstable();
+    said.extend(create.transform.iter().flatten().map(TransformItem::to_string));
+    if let Source::Query { sql, .. } = &create.source {
+        said.push(sql.clone());
+    }
+    let digest = Sha256::digest(said.join("\0"));
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An option that is read and checked, and not carried out.

@@ -1,25 +1,39 @@
 //! Waiting for the store where nothing can be awaited: functions are called on the threads of the host.
 
 use std::future::Future;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use datafusion::common::{DataFusionError, Result, exec_err};
+
+/// For how long a store may be waited for: longer than its own deadlines, so that its errors are the ones that are seen.
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Runs something on a thread and a runtime of its own, so that it neither needs nor blocks the tasks of the caller's.
 ///
 /// # Errors
-/// Of the work; `Execution` when it panics.
+/// Of the work; `Execution` when it panics or takes ten minutes.
 pub(crate) fn wait<T, F>(work: F) -> Result<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
+    let (tell, done) = std::sync::mpsc::sync_channel(1);
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(DataFusionError::IoError)?.block_on(work)
+        let outcome = runtime.map_err(DataFusionError::IoError).and_then(|runtime| runtime.block_on(work));
+        // Nobody hears it when the deadline has passed.
+        _ = tell.send(outcome);
     };
-    match std::thread::Builder::new().name("firesteel-wait".into()).spawn(run)?.join() {
-        Ok(done) => done,
-        Err(_) => exec_err!("the thread that waits for the model store panicked"),
+    std::thread::Builder::new().name("firesteel-wait".into()).spawn(run)?;
+    match done.recv_timeout(DEADLINE) {
+        Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Disconnected) => {
+            exec_err!("the thread that waits for the model store panicked")
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            exec_err!("the model store has not answered for {} s", DEADLINE.as_secs())
+        }
     }
 }
 

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import os
+import socket
 import subprocess
 import time
 
@@ -78,19 +79,26 @@ def test_each_command_is_a_session_of_its_own_on_the_bucket(environment, bucket)
     assert not os.path.exists("s3:")
 
 
-def test_a_commit_overwrites_no_other(environment, bucket):
-    """The put of a commit is refused when its entry is there, whoever wrote it."""
+def test_of_two_that_create_one_is_told(environment, bucket):
+    """The slower one finds, when it commits, that the quicker one was there meanwhile."""
     models = "s3://flights/races"
-    sql(environment, CREATE.format(replace="", seed=1), models)
-    (entry,) = [
-        found["Key"]
-        for found in bucket.list_objects_v2(Bucket="flights", Prefix="races/")["Contents"]
-        if found["Key"].endswith(".json") and "/log/" in found["Key"]
-    ]
-    with pytest.raises(bucket.exceptions.ClientError, match="PreconditionFailed"):
-        bucket.put_object(Bucket="flights", Key=entry, Body=b"{}", IfNoneMatch="*")
-    again = run(environment, "sql", "--models", models, "-c", CREATE.format(replace="", seed=1))
-    assert again.returncode != 0 and "model 'late' already exists" in again.stderr, again.stderr
+    longer = "max_iterations = 400, early_stop = FALSE, checkpoint_every = 1"
+    slow = CREATE.format(replace="", seed=1).replace("max_iterations = 3", longer)
+    command = [os.environ["FIRESTEEL_CLI"], "sql", "--models", models, "-c", slow]
+    training = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not bucket.list_objects_v2(Bucket="flights", Prefix="races/public/late/checkpoint/")["KeyCount"]:
+            assert training.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        sql(environment, CREATE.format(replace="", seed=2), models)
+        _, told = training.communicate(timeout=120)
+    finally:
+        training.kill()
+    assert training.returncode != 0
+    assert "model 'late' already exists (created by another session)" in told, told
+    (versions,) = sql(environment, "SELECT count(*) AS n FROM ml.model_versions", models)
+    assert versions == {"n": "1"}
 
 
 def test_a_bucket_that_is_not_there_is_an_error(environment, bucket):
@@ -100,8 +108,10 @@ def test_a_bucket_that_is_not_there_is_an_error(environment, bucket):
 
 
 def test_an_endpoint_that_does_not_answer_is_an_error_in_time(environment):
-    nowhere = environment | {"AWS_ENDPOINT": "http://127.0.0.1:9"}
-    started = time.monotonic()
-    done = run(nowhere, "models", "--models", "s3://flights/models")
-    assert done.returncode != 0 and "127.0.0.1:9" in done.stderr, done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        started = time.monotonic()
+        nowhere = environment | {"AWS_ENDPOINT": f"http://127.0.0.1:{port}"}
+        done = run(nowhere, "models", "--models", "s3://flights/models")
+    assert done.returncode != 0 and f"127.0.0.1:{port}" in done.stderr, done.stderr
     assert time.monotonic() - started < 60

@@ -21,7 +21,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion_ffi::udaf::FFI_AggregateUDF;
 use datafusion_ffi::udf::FFI_ScalarUDF;
 use firesteel_sql::{ModelStore, guard, hosted};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyFileNotFoundError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
@@ -92,6 +92,11 @@ impl Aggregate {
 /// nn_apply_class for models that are values.
 #[pyfunction]
 fn functions(py: Python<'_>, models: PathBuf) -> PyResult<Vec<Function>> {
+    if !models.is_dir() {
+        // A store would be made there, and a misspelt name look like one without models.
+        let what = format!("there is no folder '{}', where models would be", models.display());
+        return Err(PyFileNotFoundError::new_err(what));
+    }
     let open = || hosted::functions(ModelStore::directory(models)?);
     let functions = py.detach(open).map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
     Ok(functions.into_iter().map(|f| Function { function: Arc::new(guard::scalar(f)) }).collect())

@@ -21,7 +21,7 @@ use crate::ModelName;
 /// Files at a time.
 const CONCURRENCY: usize = 4;
 /// Larger files go up in parts, which stores limit less.
-const MULTIPART: usize = 64 << 20;
+pub(super) const MULTIPART: usize = 64 << 20;
 /// The size of a part; stores want 5 MiB or more.
 const PART: usize = 8 << 20;
 /// Parts of a file at a time.
@@ -93,12 +93,17 @@ impl ModelStore {
 
     async fn upload_file(&self, path: &Path, bytes: Bytes, multipart: usize) -> Result<FileEntry> {
         let entry = FileEntry { sha256: sha256(&bytes).await?, bytes: bytes.len() as u64 };
+        self.put_whole(path, bytes, multipart).await?;
+        Ok(entry)
+    }
+
+    /// Nobody sees a part of it, however it goes up.
+    pub(super) async fn put_whole(&self, path: &Path, bytes: Bytes, multipart: usize) -> Result<()> {
         let put = match bytes.len() > multipart {
             true => self.upload_parts(path, bytes).await,
             false => self.store.put(path, bytes.into()).await.map(|_| ()),
         };
-        put.map_err(|e| DataFusionError::from(e).context(format!("uploading {path}")))?;
-        Ok(entry)
+        put.map_err(|e| DataFusionError::from(e).context(format!("uploading {path}")))
     }
 
     async fn upload_parts(&self, path: &Path, bytes: Bytes) -> object_store::Result<()> {

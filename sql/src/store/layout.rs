@@ -4,7 +4,7 @@
 //! <prefix>/<schema>/<name>/
 //!    v/0000000007-<ulid>/<file>   the files of a version, immutable
 //!    log/0000000012.json          a commit
-//!    checkpoint                   the state of a training that has not ended
+//!    checkpoint/<key>             the state of a training that has not ended
 //! ```
 //!
 //! Schema and name are path segments made by [`encode`].
@@ -17,7 +17,7 @@ use crate::ModelName;
 
 const LOG: &str = "log";
 const VERSIONS: &str = "v";
-const CHECKPOINT: &str = "checkpoint";
+const CHECKPOINTS: &str = "checkpoint";
 /// What file systems allow.
 const LONGEST_SEGMENT: usize = 255;
 
@@ -84,9 +84,14 @@ pub(super) fn versions(prefix: &Path, name: &ModelName) -> Result<Path> {
     within(prefix, &format!("{}/{VERSIONS}", model(name)?))
 }
 
-/// The checkpoint of a model's training.
-pub(super) fn checkpoint(prefix: &Path, name: &ModelName) -> Result<Path> {
-    within(prefix, &format!("{}/{CHECKPOINT}", model(name)?))
+/// The folder of the checkpoints of a model's trainings.
+pub(super) fn checkpoints(prefix: &Path, name: &ModelName) -> Result<Path> {
+    within(prefix, &format!("{}/{CHECKPOINTS}", model(name)?))
+}
+
+/// The checkpoint of a training.
+pub(super) fn checkpoint(prefix: &Path, name: &ModelName, key: &str) -> Result<Path> {
+    within(prefix, &format!("{}/{CHECKPOINTS}/{key}", model(name)?))
 }
 
 /// An entry of a log.

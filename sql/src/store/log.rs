@@ -18,6 +18,9 @@ pub(super) struct Log {
     pub head_id: Option<String>,
     /// None before a create and after a drop.
     model: Option<ModelEntry>,
+    /// The number of the next version. One that was given under this name is not given again, so that a name and a number
+    /// mean the same in every process.
+    pub next_version: u64,
     /// A rename to here that its source has neither confirmed nor refused.
     pub pending: Option<Box<Adoption>>,
     /// The other half of a rename: whoever saw this head must see that log up to that entry too.
@@ -35,6 +38,7 @@ impl Log {
             head: 0,
             head_id: None,
             model: None,
+            next_version: 1,
             pending: None,
             link: None,
             retired: BTreeMap::new(),
@@ -96,6 +100,7 @@ impl Log {
         }
         if let Some(model) = &mut self.model {
             model.updated_at = commit.created_at;
+            self.next_version = self.next_version.max(model.next_version);
         }
         Ok(())
     }
@@ -109,6 +114,8 @@ impl Log {
             for version in model.versions.values_mut() {
                 Arc::make_mut(version).model = self.name.clone();
             }
+            self.next_version = self.next_version.max(model.next_version);
+            model.next_version = self.next_version;
             self.model = Some(model);
             self.link = Some((adoption.source, adoption.source_sequence));
         }

@@ -6,15 +6,16 @@
 //! absent* (`PutMode::Create`: local file systems, memory, S3, GCS, Azure). The put is the commit: before it nobody sees
 //! the version, after it everybody does, and of two writers one is told that the entry exists. That one reads the new
 //! entries and decides again: a plain create fails, a replace goes on top. A writer that dies leaves a folder that no log
-//! names, which [`ModelStore::vacuum`] removes. There is nothing to lock and no state to get stuck in.
+//! names, which [`ModelStore::vacuum`] removes. There is nothing to lock and no state to get stuck in. A training that is
+//! to survive its process keeps a checkpoint beside, a file that its writer alone replaces and its commit removes.
 //!
 //! A reader folds the logs into a [`Snapshot`] and takes all its models from there. Files are checked against the
 //! checksums of their commit.
 //!
 //! # Versions and entries
 //!
-//! Entries of a log are numbered from 1 for ever; versions of a model from 1 for each life of it. A model that was dropped
-//! leaves its log behind, a few kilobytes that tell the next writer the number to go on from, but no other trace.
+//! Entries of a log and versions of a model are numbered from 1 for ever. A model that was dropped leaves its log behind, a
+//! few kilobytes that tell the next writer the numbers to go on from, but no other trace.
 //!
 //! # Rename
 //!
@@ -33,6 +34,7 @@
 //! - `read`: logs to a snapshot
 //! - `write`, `rename`: commits
 //! - `files`: upload, and read with checksums
+//! - `checkpoint`: the states of trainings that have not ended
 //! - `vacuum`: removes what nobody needs
 
 use std::collections::BTreeMap;

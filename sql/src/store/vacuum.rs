@@ -1,12 +1,13 @@
 //! Removes what nobody needs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use datafusion::error::{DataFusionError, Result};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore};
 
 use super::commit::{Action, now};
 use super::log::Log;
@@ -30,9 +31,11 @@ pub struct VacuumReport {
     pub versions_dropped: u64,
     /// Folders removed: dropped versions and uncommitted trainings.
     pub folders_removed: u64,
-    /// Files removed with them.
+    /// Checkpoints removed.
+    pub checkpoints_removed: u64,
+    /// Files removed with the folders.
     pub files_removed: u64,
-    /// Their size.
+    /// The size of all that was removed.
     pub bytes_removed: u64,
     /// Folders that a vacuum will remove when their grace is over.
     pub folders_waiting: u64,
@@ -53,13 +56,14 @@ impl ModelStore {
             report.versions_dropped = self.drop_old_versions(retain).await?;
         }
         // Folders before logs: what is committed in between is then named by a log.
-        let folders = self.version_folders().await?;
+        let names = self.names().await?;
+        let folders = self.version_folders(&names).await?;
         let needs = Needs::new(&*self.look().await?, &self.prefix)?;
         for folder in folders {
             self.vacuum_folder(&folder, &needs, grace, &mut report).await?;
         }
-        for name in self.names().await? {
-            self.vacuum_checkpoint(&name, grace * CHECKPOINT_GRACES, &mut report).await?;
+        for name in names {
+            self.vacuum_checkpoints(&name, grace * CHECKPOINT_GRACES, &mut report).await?;
         }
         Ok(report)
     }
@@ -80,10 +84,10 @@ impl ModelStore {
         Ok(dropped)
     }
 
-    async fn version_folders(&self) -> Result<Vec<Path>> {
+    async fn version_folders(&self, names: &[ModelName]) -> Result<Vec<Path>> {
         let mut folders = Vec::new();
-        for name in self.names().await? {
-            let path = layout::versions(&self.prefix, &name)?;
+        for name in names {
+            let path = layout::versions(&self.prefix, name)?;
             let listed = self.store.list_with_delimiter(Some(&path)).await.map_err(reading(&path))?;
             folders.extend(listed.common_prefixes);
         }
@@ -114,24 +118,25 @@ impl ModelStore {
         Ok(())
     }
 
-    async fn vacuum_checkpoint(
+    async fn vacuum_checkpoints(
         &self,
         name: &ModelName,
         grace: Duration,
         report: &mut VacuumReport,
     ) -> Result<()> {
-        let path = layout::checkpoint(&self.prefix, name)?;
-        let file = match self.store.head(&path).await {
-            Err(object_store::Error::NotFound { .. }) => return Ok(()),
-            file => file.map_err(reading(&path))?,
-        };
-        let written = file.last_modified.timestamp_millis().try_into().unwrap_or(u64::MAX);
-        if Duration::from_millis(now().saturating_sub(written)) >= grace {
-            self.drop_checkpoint(name).await?;
-            report.files_removed += 1;
-            report.bytes_removed += file.size;
+        for file in self.checkpoint_files(name).await? {
+            let Some(key) = file.location.filename() else { continue };
+            let written = file.last_modified.timestamp_millis().try_into().unwrap_or(u64::MAX);
+            if Duration::from_millis(now().saturating_sub(written)) >= grace {
+                self.drop_checkpoint(name, key).await?;
+                report.checkpoints_removed += 1;
+                report.bytes_removed += file.size;
+            }
         }
-        Ok(())
+        match &self.root {
+            Some(root) => remove_unfinished(&local(root, &layout::checkpoints(&self.prefix, name)?), grace),
+            None => Ok(()),
+        }
     }
 
     async fn remove(&self, folder: &Path, files: &[ObjectMeta]) -> Result<()> {
@@ -150,7 +155,7 @@ impl ModelStore {
     /// What an object store does not show: the folder itself, and files that a dead writer had not finished.
     fn remove_local(&self, folder: &Path) -> Result<()> {
         let Some(root) = &self.root else { return Ok(()) };
-        let path = folder.parts().fold(root.clone(), |path, part| path.join(part.as_ref()));
+        let path = local(root, folder);
         match std::fs::remove_dir_all(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(DataFusionError::from(e).context(format!("removing {}", path.display())))
@@ -158,6 +163,26 @@ impl ModelStore {
             _ => Ok(()),
         }
     }
+}
+
+/// A path of a store on this machine.
+fn local(root: &std::path::Path, path: &Path) -> PathBuf {
+    path.parts().fold(root.to_owned(), |local, part| local.join(part.as_ref()))
+}
+
+/// Removes files that a dead writer had not finished: their names have a `#`, and no store shows them.
+fn remove_unfinished(folder: &std::path::Path, grace: Duration) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let modified = entry.metadata().and_then(|about| about.modified());
+        let old = modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= grace));
+        if old && entry.file_name().to_string_lossy().contains('#') {
+            let path = entry.path();
+            std::fs::remove_file(&path)
+                .map_err(|e| DataFusionError::from(e).context(format!("removing {}", path.display())))?;
+        }
+    }
+    Ok(())
 }
 
 /// What the logs say about folders.

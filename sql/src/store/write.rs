@@ -215,7 +215,8 @@ impl ModelStore {
 }
 
 fn next_version(log: &Log) -> Result<u64> {
-    Ok(log.live()?.map_or(1, |model| model.next_version))
+    log.live()?;
+    Ok(log.next_version)
 }
 
 fn create_action(log: &Log, upload: &Upload, info: &CommitInfo, mode: CreateMode) -> Result<Action> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::{DFSchemaRef, Result, internal_err, plan_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore};
 
@@ -45,7 +46,11 @@ impl MlTransform {
     pub(crate) fn of_version(&self, version: u64, about: &About) -> Result<LogicalPlan> {
         let node = MlTransform::new(self.input.clone(), (self.model.clone(), self.asked), about)?;
         // Whether there may be NULLs is known better when a statement's parameters have values.
-        if !node.projection.schema().logically_equivalent_names_and_types(self.projection.schema()) {
+        let columns = |plan: &LogicalPlan| -> Vec<(String, DataType)> {
+            let fields = plan.schema().fields().iter();
+            fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
+        };
+        if columns(&node.projection) != columns(&self.projection) {
             let name = &self.model;
             return plan_err!(
                 "version {version} of model '{name}' makes other columns than when this view was made; make the view again"

@@ -95,6 +95,15 @@ fn training_threads() -> BTreeSet<String> {
     names.filter(|name| name.starts_with("train-")).collect()
 }
 
+/// Waits for the end of trainings that nobody waits for.
+fn all_stopped() {
+    let dropped = Instant::now();
+    while !training_threads().is_empty() {
+        assert!(dropped.elapsed() < Duration::from_secs(1), "{:?}", training_threads());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_training_that_nobody_waits_for_ends() {
     let _alone = ALONE.lock().await;
@@ -108,13 +117,35 @@ async fn a_training_that_nobody_waits_for_ends() {
     }
     assert_eq!(training_threads().len(), 1, "the file has one partition");
     drop(epochs);
-    let dropped = Instant::now();
-    while !training_threads().is_empty() {
-        assert!(dropped.elapsed() < Duration::from_secs(1), "{:?}", training_threads());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    all_stopped();
     let models = run(&firesteel, "SELECT count(*) AS n FROM ml.model_versions").await.unwrap();
     assert!(models.contains("| 0 |"), "{models}");
+}
+
+/// Starts a training and drops it after some epochs.
+async fn stop(firesteel: &Firesteel, sql: &str, epochs: usize) {
+    let statements = firesteel.parse(sql).unwrap();
+    let frame = firesteel.plan(statements.into_iter().next().unwrap()).await.unwrap();
+    let mut rows = frame.execute_stream().await.unwrap();
+    for _ in 0..epochs {
+        rows.next().await.unwrap().unwrap();
+    }
+    drop(rows);
+    all_stopped();
+}
+
+/// The epochs behind the checkpoint that a notice names.
+fn kept(notices: &[String]) -> usize {
+    let notice = notices.iter().find(|notice| notice.contains("has a checkpoint of")).unwrap();
+    let words: Vec<&str> = notice.split(' ').collect();
+    words[words.iter().position(|word| *word == "epochs;").unwrap() - 1].parse().unwrap()
+}
+
+/// The iterations of a training, from the first to the last.
+fn iterations(printed: &str) -> (usize, usize) {
+    let cell = |line: &str| line.split('|').nth(2)?.trim().parse::<usize>().ok();
+    let all: Vec<usize> = printed.lines().filter_map(cell).collect();
+    (all[0], *all.last().unwrap())
 }
 
 /// Acceptance query 23: what was learned before a stop is not lost, and nothing shows that there was one.
@@ -123,55 +154,98 @@ async fn a_stopped_training_goes_on_from_its_checkpoint() {
     let _alone = ALONE.lock().await;
     let store = tempfile::tempdir().unwrap();
     let firesteel = session(store.path()).await;
-    let kept = |iterations: usize, more: &str| {
+    let train = |iterations: usize, more: &str| {
         let sql = create("CREATE MODEL m", iterations, 1);
         sql.replace("seed=1", &format!("seed=1, checkpoint_every=2, {more}"))
     };
-    let statements = firesteel.parse(&kept(100_000_000, "learn_rate=0.01")).unwrap();
-    let frame = firesteel.plan(statements.into_iter().next().unwrap()).await.unwrap();
-    let mut epochs = frame.execute_stream().await.unwrap();
-    for _ in 0..4 {
-        epochs.next().await.unwrap().unwrap();
-    }
-    drop(epochs);
-    while !training_threads().is_empty() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let notices = firesteel.take_notices().join("; ");
-    let words: Vec<&str> = notices.split(' ').collect();
-    let done: usize = words[words.iter().position(|w| *w == "epochs;").unwrap() - 1].parse().unwrap();
-    assert!(done >= 2 && done.is_multiple_of(2), "{notices}");
+    stop(&firesteel, &train(100_000_000, "learn_rate=0.01"), 4).await;
+    let done = kept(&firesteel.take_notices());
+    assert!(done >= 2 && done.is_multiple_of(2), "{done}");
 
-    // Another process sees it; it is a checkpoint of these options only.
+    // Another process sees it; it is the checkpoint of this statement only.
     let firesteel = session(store.path()).await;
-    let e = run(&firesteel, &kept(done + 9, "learn_rate=0.02, warm_start=TRUE")).await.unwrap_err();
+    let e = run(&firesteel, &train(done + 9, "learn_rate=0.02, warm_start=TRUE")).await.unwrap_err();
     let e = e.strip_backtrace();
-    assert!(
-        e.contains("the checkpoint is of another training: learn_rate is 0.01 there and 0.02 here"),
-        "{e}"
-    );
-    assert!(e.contains("leave out checkpoint_every"), "{e}");
-    let sql = kept(done + 9, "learn_rate=0.01, warm_start=TRUE");
+    assert!(e.contains("there is no model 'm', and the checkpoint is of another statement: CREATE"), "{e}");
+    assert!(e.contains("learn_rate=0.01"), "{e}");
+    let sql = train(done + 9, "warm_start=TRUE, learn_rate=0.01");
     let plan = run(&firesteel, &format!("EXPLAIN {sql}")).await.unwrap();
     assert!(plan.contains("warm_start=the checkpoint of"), "{plan}");
-    let rows = run(&firesteel, &sql).await.unwrap();
     // The last checkpoint may have been written after the notice.
-    let first = rows.lines().nth(3).unwrap().split('|').nth(2).unwrap().trim().parse::<usize>().unwrap();
-    assert!(first >= done && rows.lines().count() >= 5, "{done} {rows}");
-    let stopped = checksum(&firesteel).await;
+    let (first, last) = iterations(&run(&firesteel, &sql).await.unwrap());
+    assert!(first >= done && last == done + 8, "{done} {first} {last}");
+    assert!(firesteel.take_notices().concat().contains("goes on from the checkpoint of"));
+    let resumed = checksum(&firesteel).await;
+    let history = "SELECT count(*) AS n, max(iteration) AS last FROM ML.TRAINING_INFO(MODEL m)";
+    let history = run(&firesteel, history).await.unwrap();
+    assert!(history.contains(&format!("| {} | {}", done + 9, done + 8)), "{history}");
+    let shown = run(&firesteel, "SHOW CREATE MODEL m").await.unwrap();
+    assert!(!shown.contains("warm_start"), "{shown}");
 
-    let rest = "SELECT count(*) AS n, max(iteration) AS last FROM ML.TRAINING_INFO(MODEL m)";
-    let rest = run(&firesteel, rest).await.unwrap();
-    assert!(rest.contains(&format!("| {} | {}", done + 9, done + 8)), "{rest}");
     run(&firesteel, "DROP MODEL m").await.unwrap();
-    run(&firesteel, &kept(done + 9, "learn_rate=0.01")).await.unwrap();
-    assert_eq!(stopped, checksum(&firesteel).await);
+    run(&firesteel, &train(done + 9, "learn_rate=0.01")).await.unwrap();
+    assert_eq!(resumed, checksum(&firesteel).await);
 
     // A model that is made needs no checkpoint any more.
-    let again = kept(3, "learn_rate=0.01, warm_start=TRUE")
-        .replace("CREATE MODEL", "EXPLAIN CREATE OR REPLACE MODEL");
+    let again = train(3, "learn_rate=0.01, warm_start=TRUE");
+    let again = again.replace("CREATE MODEL", "EXPLAIN CREATE OR REPLACE MODEL");
     let plan = run(&firesteel, &again).await.unwrap();
-    assert!(plan.contains("warm_start=version 1"), "{plan}");
+    assert!(plan.contains("warm_start=version 2"), "{plan}");
+}
+
+/// With several workers and transforms, whose statistics are those of before; and other rows are refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_is_of_its_rows() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let table = "CREATE TABLE t AS SELECT value % 37 AS a, value % 11 AS b, value % 37 + 2.0 * (value % 11) AS y \
+                 FROM generate_series(1, 4000)";
+    run(&firesteel, table).await.unwrap();
+    let train = |name: &str, iterations: usize, more: &str| {
+        format!(
+            "CREATE MODEL {name} TRANSFORM (ML.STANDARD_SCALER(a) OVER () AS a, b, y) OPTIONS(model_type='dnn_regressor', \
+             input_label_cols=['y'], hidden_units=[8], max_iterations={iterations}, early_stop=FALSE, workers=2, \
+             checkpoint_every=1{more}) AS SELECT * FROM t"
+        )
+    };
+    stop(&firesteel, &train("m", 1_000_000, ""), 2).await;
+    let done = kept(&firesteel.take_notices());
+    // Whoever begins anew hears what is lost.
+    run(&firesteel, &format!("EXPLAIN {}", train("m", 3, ""))).await.unwrap();
+    assert!(firesteel.take_notices().concat().contains("has a checkpoint, which is replaced"));
+    run(&firesteel, &train("m", done + 5, ", warm_start=TRUE")).await.unwrap();
+    run(&firesteel, &train("whole", done + 5, "")).await.unwrap();
+    let apart = "SELECT max(abs(p.predicted_y - q.predicted_y)) < 1e-4 AS near FROM \
+                 (SELECT * FROM ML.PREDICT(MODEL m, TABLE t)) p JOIN (SELECT * FROM ML.PREDICT(MODEL whole, TABLE t)) q \
+                 ON p.a = q.a AND p.b = q.b";
+    assert!(run(&firesteel, apart).await.unwrap().contains("true"));
+
+    stop(&firesteel, &train("n", 1_000_000, ""), 2).await;
+    run(&firesteel, "INSERT INTO t VALUES (1, 2, 5.0)").await.unwrap();
+    let e = run(&firesteel, &train("n", 1_000_000, ", warm_start=TRUE")).await.unwrap_err().strip_backtrace();
+    assert!(e.contains("the checkpoint is of a training on 4000 rows, the query has 4001"), "{e}");
+    // Nobody has to keep it.
+    firesteel.take_notices();
+    run(&firesteel, "DROP MODEL IF EXISTS n").await.unwrap();
+    assert!(firesteel.take_notices().concat().contains("checkpoints of its trainings are removed"));
+    let e = run(&firesteel, &train("n", 5, ", warm_start=TRUE")).await.unwrap_err().strip_backtrace();
+    assert!(e.contains("warm_start goes on from the model") && e.contains("'n' not found"), "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_cannot_be_written_costs_no_training() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    std::fs::create_dir_all(store.path().join("public/m")).unwrap();
+    std::fs::write(store.path().join("public/m/checkpoint"), "in the way").unwrap();
+    let sql = create("CREATE MODEL m", 5, 1).replace("seed=1", "seed=1, checkpoint_every=2");
+    run(&firesteel, &sql).await.unwrap();
+    let notices = firesteel.take_notices().join("; ");
+    assert!(notices.contains("the checkpoint of epoch 2 is not kept"), "{notices}");
+    assert!(!notices.contains("epoch 4"), "once is enough: {notices}");
+    checksum(&firesteel).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

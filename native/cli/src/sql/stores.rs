@@ -62,7 +62,8 @@ fn bucket(url: &Url) -> Result<Arc<dyn ObjectStore>> {
 /// # Errors
 /// When there is no such folder, or of a URL that is none.
 pub(crate) fn models_there(place: &str, runtime: &RuntimeEnv) -> Result<ModelStore> {
-    if !place.contains("://") && !Path::new(place).is_dir() {
+    let folder = place.strip_prefix("file://").unwrap_or(place);
+    if !folder.contains("://") && !Path::new(folder).is_dir() {
         return Err(DataFusionError::Plan(format!("there is no folder '{place}', where models would be")));
     }
     ModelStore::from_url(place, runtime)

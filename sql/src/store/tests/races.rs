@@ -90,7 +90,7 @@ async fn a_replace_of_a_model_that_is_dropped_meanwhile_creates_it(place: Place)
     let drop = Hook::Before(Box::pin(async move {
         other.drop_model(&name("iris"), false).await.unwrap();
     }));
-    assert_eq!(replace(&Hooked::store(&place, [drop]), "iris", "two").await.unwrap(), 1);
+    assert_eq!(replace(&Hooked::store(&place, [drop]), "iris", "two").await.unwrap(), 2);
     assert_eq!(content(&place.open(), "iris").await.unwrap(), "two");
 }
 

@@ -31,7 +31,7 @@ async fn a_renamed_model_keeps_its_versions(place: Place) {
         assert_eq!(store.read(two).await.unwrap(), files("two"));
     }
     assert_eq!(replace(&store, "newer", "three").await.unwrap(), 3);
-    assert_eq!(create(&store, "old", "again").await.unwrap(), 1);
+    assert_eq!(create(&store, "old", "again").await.unwrap(), 3);
     assert_eq!(content(&place.open(), "newer").await.unwrap(), "three");
     assert_eq!(content(&place.open(), "old").await.unwrap(), "again");
 }

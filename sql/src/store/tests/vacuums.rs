@@ -28,19 +28,26 @@ async fn an_uncommitted_training_goes_after_its_grace(place: Place) {
 
 async fn a_checkpoint_stays_for_a_week(place: Place) {
     let store = place.open();
-    assert_eq!(store.checkpoint(&name("iris")).await.unwrap(), None);
+    assert_eq!(store.checkpoint(&name("iris"), "key").await.unwrap(), None);
     for content in ["one", "two"] {
-        store.keep_checkpoint(&name("iris"), Bytes::from(content)).await.unwrap();
+        store.keep_checkpoint(&name("iris"), "key", Bytes::from(content)).await.unwrap();
     }
+    assert_eq!(place.open().checkpoints(&name("iris")).await.unwrap(), ["key"]);
     // It is no model, and it is in the way of none.
     assert!(models(&place.open()).await.is_empty());
     replace(&store, "iris", "one").await.unwrap();
     assert_eq!(store.vacuum(None).await.unwrap(), VacuumReport::default());
-    assert_eq!(place.open().checkpoint(&name("iris")).await.unwrap(), Some(Bytes::from("two")));
+    assert_eq!(place.open().checkpoint(&name("iris"), "key").await.unwrap(), Some(Bytes::from("two")));
+    // A writer that was killed.
+    let killed = store.root.as_ref().map(|root| root.join("public/iris/checkpoint/key#1"));
+    if let Some(killed) = &killed {
+        std::fs::write(killed, "tw").unwrap();
+    }
     let report = store.vacuum_after(None, Duration::ZERO).await.unwrap();
-    assert_eq!((report.files_removed, report.bytes_removed, report.folders_removed), (1, 3, 0));
-    assert_eq!(store.checkpoint(&name("iris")).await.unwrap(), None);
-    store.drop_checkpoint(&name("iris")).await.unwrap();
+    assert_eq!((report.checkpoints_removed, report.bytes_removed, report.folders_removed), (1, 3, 0));
+    assert!(killed.is_none_or(|killed| !killed.exists()));
+    assert_eq!(store.checkpoint(&name("iris"), "key").await.unwrap(), None);
+    store.drop_checkpoint(&name("iris"), "key").await.unwrap();
     assert_eq!(content(&place.open(), "iris").await.unwrap(), "one");
 }
 
