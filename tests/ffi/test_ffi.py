@@ -199,8 +199,7 @@ def test_objects_outlive_what_made_them(models):
     assert column(context.sql("SELECT nn_predict_value('churn', 70, 'gold') AS v"), "v") == [True]
 
 
-def test_a_folder_that_cannot_be(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("")
-    with pytest.raises(RuntimeError, match="opening the model store"):
-        firesteel_datafusion.functions(file)
+def test_a_folder_that_is_not_there_is_not_made(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        firesteel_datafusion.functions(tmp_path / "mdoels")
+    assert list(tmp_path.iterdir()) == []
