@@ -154,14 +154,14 @@ class _NeuralParams(Params):
     patience: Param[int] = Param(
         Params._dummy(),
         "patience",
-        "epochs without a better validation metric before training stops with the best weights; 0 never stops",
+        "epochs in which neither the validation metric nor the loss gets better, before training stops with the weights of the best metric; 0 never stops",
         typeConverter=TypeConverters.toInt,
     )
 
     minImprovement: Param[float] = Param(
         Params._dummy(),
         "minImprovement",
-        "relative improvement of the validation metric that an epoch needs to count as better",
+        "relative improvement of the validation metric or loss that an epoch needs to count as better",
         typeConverter=TypeConverters.toFloat,
     )
 

@@ -8,7 +8,8 @@ use crate::options;
 
 /// An error of the training loop or the engine.
 pub(crate) fn outside(e: Error) -> DataFusionError {
-    let message = in_sql(&e.to_string());
+    // What the loop calls keep, SQL calls impute.
+    let message = in_sql(&e.to_string()).replace("'keep' takes the mean", "'impute' takes the mean");
     match e.kind() {
         Kind::InvalidArgument => DataFusionError::Plan(message),
         Kind::Internal => DataFusionError::Internal(message),

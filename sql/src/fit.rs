@@ -32,6 +32,9 @@ use crate::weights::Weights;
 /// Rows that are scored at once.
 const BATCH: usize = 8192;
 
+/// The part of the loss that the last epoch takes away where more epochs are worth a word.
+const STILL_FALLING: f64 = 0.02;
+
 /// What a row is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -117,6 +120,7 @@ impl Fit {
         if let Some(best) = trials.iter().find(|trial| trial.is_optimal) {
             notices.push(format!("trial {} of {} is kept: {}", best.trial_id, trials.len(), best.shown()));
         }
+        notices.extend(self.ended(&recipe, model.history()));
         let mut metrics = Map::new();
         metrics.insert("history".into(), json(&model.history())?);
         metrics.insert("rows".into(), json(&self.seen.rows)?);
@@ -135,6 +139,26 @@ impl Fit {
         metrics.insert("notices".into(), json(&notices)?);
         let model = Some(model);
         Ok(Fitted { model, about: self.about, recipe, metrics: Value::Object(metrics) })
+    }
+
+    /// What a user would want to know of how a training ended.
+    fn ended(&self, recipe: &Recipe, history: &[EpochRecord]) -> Option<String> {
+        let epochs = recipe.params.get("epochs").and_then(Value::as_u64)? as usize;
+        let [.., before, last] = history else { return None };
+        if last.epoch < epochs {
+            let metric = last.metric.as_deref().unwrap_or("loss");
+            return Some(format!(
+                "training ended after {} of {epochs} epochs: {metric} and loss of the rows held out got no better",
+                last.epoch
+            ));
+        }
+        let fell = (before.loss - last.loss) / before.loss.abs().max(f64::MIN_POSITIVE);
+        (fell > STILL_FALLING).then(|| {
+            format!(
+                "the loss was still falling, by {:.0} % in the last epoch: more max_iterations or a larger learn_rate may help",
+                100.0 * fell
+            )
+        })
     }
 
     /// What to do about a checkpoint that cannot be used.

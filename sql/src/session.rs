@@ -27,7 +27,7 @@ use crate::options::ModelOptions;
 use crate::parse::{self, Change, CreateModel as Create, ModelRef, Source, Statement, TransformItem};
 use crate::planner::{DropProbabilities, MlQueryPlanner, PinVersions, makes_models};
 use crate::relation::MlRelations;
-use crate::spec::TrainSpec;
+use crate::spec::{FREE, TrainSpec};
 use crate::store::ModelStore;
 use crate::tables::MlSchema;
 use crate::transform::Draft;
@@ -192,11 +192,8 @@ impl Firesteel {
             Statement::ShowModels { like, schema } => self.show_models(like, schema).await,
             Statement::ShowCreateModel(name) => {
                 let snapshot = self.models.snapshot();
-                let entry = snapshot.resolve(&name, None)?;
-                self.text(
-                    "create_model",
-                    &[("model", vec![name.to_string()]), ("create_model", vec![entry.info.sql.clone()])],
-                )
+                let sql = self.named(&snapshot.resolve(&name, None)?.info.sql, &name);
+                self.text("create_model", &[("model", vec![name.to_string()]), ("create_model", vec![sql])])
             }
             Statement::DescribeModel { name, version } => self.describe(&name, version),
             Statement::ExportModel { name, version, options } => self.export(&name, version, options).await,
@@ -215,6 +212,16 @@ impl Firesteel {
         }
     }
 
+    /// A saved statement, with the name that its model has now.
+    fn named(&self, sql: &str, name: &ModelName) -> String {
+        match self.parse(sql).ok().and_then(|mut statements| statements.pop()) {
+            Some(Statement::CreateModel(saved)) if saved.name != *name => {
+                statement(&Create { name: name.clone(), ..saved }).unwrap_or_else(|_| sql.to_owned())
+            }
+            _ => sql.to_owned(),
+        }
+    }
+
     async fn create(&self, create: Create) -> Result<DataFrame> {
         let exists = self.models.snapshot().model(&create.name).is_some();
         if exists && create.if_not_exists {
@@ -222,7 +229,10 @@ impl Firesteel {
             return self.nothing();
         }
         if exists && !create.or_replace {
-            return plan_err!("model '{}' already exists", create.name);
+            return plan_err!(
+                "model '{}' already exists; CREATE OR REPLACE makes a new version",
+                create.name
+            );
         }
         if let Source::Import(uri) = &create.source {
             return self.import(&create, uri).await;
@@ -280,7 +290,7 @@ impl Firesteel {
             }
             None => 0,
         };
-        let warm = self.warm(&spec).await?;
+        let warm = self.warm(&spec, &create).await?;
         if let Some(Warm::Checkpoint(unfinished)) = &warm
             && !unfinished.is_warm()
         {
@@ -289,12 +299,16 @@ impl Firesteel {
                 written.options.iter().filter(|o| o.name != "warm_start").cloned().collect();
             Arc::make_mut(&mut spec).sql = statement(&Create { options, ..written.clone() })?;
         }
+        if create.options.len() > written.options.len() && !matches!(warm, Some(Warm::Checkpoint(_))) {
+            // What SET said is a part of what made the model.
+            Arc::make_mut(&mut spec).sql = statement(&create)?;
+        }
         let node = CreateModel::new(rows, spec, run, commit, warm, draft)?;
         Ok((state, LogicalPlan::Extension(Extension { node: Arc::new(node) })))
     }
 
     /// What a training goes on from: itself where it did not end, before the model that is there.
-    async fn warm(&self, spec: &TrainSpec) -> Result<Option<Warm>> {
+    async fn warm(&self, spec: &TrainSpec, create: &Create) -> Result<Option<Warm>> {
         let name = &spec.name;
         let keys = match spec.checkpoints {
             true => self.models.store().checkpoints(name).await?,
@@ -319,9 +333,10 @@ impl Firesteel {
         let snapshot = self.models.snapshot();
         match (snapshot.resolve(name, None), keys.first()) {
             (Ok(entry), other) => {
-                if other.is_some() {
+                if let Some(key) = other {
+                    let differs = self.difference(read(key).await?.sql(), create);
                     self.models.notice(format!(
-                        "the checkpoint of '{name}' is of another statement; training goes on from version {}",
+                        "the checkpoint of '{name}' is of another statement ({differs}); training goes on from version {}",
                         entry.version
                     ));
                 }
@@ -330,8 +345,27 @@ impl Firesteel {
             (Err(e), None) => Err(e.context("warm_start goes on from the model")),
             (Err(_), Some(key)) => plan_err!(
                 "warm_start: there is no model '{name}', and the checkpoint is of another statement: {}",
-                read(key).await?.sql()
+                self.difference(read(key).await?.sql(), create)
             ),
+        }
+    }
+
+    /// In what the statement of a checkpoint differs from one that would go on from it.
+    fn difference(&self, saved: &str, now: &Create) -> String {
+        let saved = self.parse(saved).ok().and_then(|mut statements| statements.pop());
+        let Some(Statement::CreateModel(saved)) = saved else { return "it cannot be read".into() };
+        let saved = config::with_defaults(&saved.options, self.context.state().config().options());
+        let value = |options: &[parse::ModelOption], name: &str| {
+            let found = options.iter().find(|option| option.name == name);
+            found.map_or_else(|| "not given".to_owned(), |option| option.value.to_string())
+        };
+        let names = saved.iter().chain(&now.options).map(|option| option.name.as_str());
+        let differs = |name: &&str| value(&saved, name) != value(&now.options, name);
+        match names.filter(|name| !FREE.contains(name)).find(differs) {
+            Some(name) => {
+                format!("{name} is {} there and {} here", value(&saved, name), value(&now.options, name))
+            }
+            None => "its query or TRANSFORM is another".into(),
         }
     }
 

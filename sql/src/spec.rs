@@ -127,7 +127,7 @@ impl TrainSpec {
 
 /// Options in which a training that goes on may differ from the one that did not end. `max_iterations` is the loop's to
 /// refuse, where the learning rate depends on it.
-const FREE: [&str; 8] = [
+pub(crate) const FREE: [&str; 8] = [
     "cache",
     "checkpoint_every",
     "checkpoint_interval",
@@ -144,8 +144,9 @@ fn key(create: &CreateModel) -> String {
     let mut said: Vec<String> = create.options.iter().filter(free).map(ToString::to_string).collect();
     said.sort_unstable();
     said.extend(create.transform.iter().flatten().map(TransformItem::to_string));
-    if let Source::Query { sql, .. } = &create.source {
-        said.push(sql.clone());
+    if let Source::Query { query, .. } = &create.source {
+        // As it was read: blanks and comments do not count.
+        said.push(query.to_string());
     }
     let digest = Sha256::digest(said.join("\0"));
     digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()

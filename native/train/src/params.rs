@@ -268,9 +268,10 @@ params! {
     max_categories: [int 100_000 from 1], "most categories of a string column; rarer ones share one";
     validation_fraction: [real 0.0 Fraction], "part of the rows held out for validation, chosen by the seed";
     patience: [int 0 from 0],
-        "epochs without a better validation metric before training stops with the best weights; 0 never stops";
+        "epochs in which neither the validation metric nor the loss gets better, before training stops with the weights of the \
+         best metric; 0 never stops";
     min_improvement: [real 0.0 Fraction],
-        "relative improvement of the validation metric that an epoch needs to count as better";
+        "relative improvement of the validation metric or loss that an epoch needs to count as better";
     mode: [choice ModeName "auto"], "how a plan uses its threads";
     threads: [int 0 from 0], "threads of a worker; 0 takes the cores its task has";
     bucket_bytes: [int 1_048_576 from 64], "bytes of gradient that travel together";

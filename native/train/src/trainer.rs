@@ -393,16 +393,40 @@ impl<'a> Fit<'a> {
 
     fn keep_best(&mut self, epoch: usize, validation: Option<Validation>) {
         let (Some(validation), true) = (validation, self.config.params.patience > 0) else { return };
-        let (metric, by) = (validation.metric, self.config.params.min_improvement);
-        if self.validator.metric.better(metric, self.progress.best.map(|best| best.metric), by) {
+        let metric = validation.metric;
+        if self.validator.metric.better(metric, self.progress.best.map(|best| best.metric), 0.0) {
             self.progress.best = Some(Best { epoch, metric });
             self.best = Some((self.replica.weights().to_vec(), self.replica.buffers().to_vec()));
         }
     }
 
+    /// Neither the metric nor the loss got better by enough. At first a metric may not move, or get worse, while the loss
+    /// falls all the time: an area under the curve does not see how far off probabilities are.
     fn is_out_of_patience(&self) -> bool {
-        let patience = self.config.params.patience;
-        patience > 0 && self.progress.best.is_some_and(|best| self.progress.epoch - best.epoch >= patience)
+        let (patience, by) = (self.config.params.patience, self.config.params.min_improvement);
+        if patience == 0 || self.progress.best.is_none() {
+            return false;
+        }
+        let kind = self.validator.metric;
+        let metric = self.last_gain(|record| record.validation_metric, |a, b| kind.better(a, b, by));
+        let loss = self.last_gain(|record| record.validation_loss, |a, b| Metric::Mse.better(a, b, by));
+        self.progress.epoch - metric.max(loss) >= patience
+    }
+
+    /// The last epoch whose value was better than all before it.
+    fn last_gain(
+        &self,
+        value: impl Fn(&EpochRecord) -> Option<f64>,
+        better: impl Fn(f64, Option<f64>) -> bool,
+    ) -> usize {
+        let mut last: Option<(usize, f64)> = None;
+        for record in &self.progress.history {
+            let Some(value) = value(record) else { continue };
+            if better(value, last.map(|(_, best)| best)) {
+                last = Some((record.epoch, value));
+            }
+        }
+        last.map_or(0, |(epoch, _)| epoch)
     }
 
     /// Puts a checkpoint together on rank 0, when one is due.

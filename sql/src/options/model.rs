@@ -198,6 +198,8 @@ pub enum ClassWeights {
 }
 
 const DEFAULT_EPOCHS: i64 = 20;
+/// Of one linear layer, which takes longer steps than a network without harm.
+const LINEAR_LEARN_RATE: f64 = 0.02;
 const DEFAULT_PATIENCE: usize = 2;
 const DEFAULT_EVAL: f64 = 0.2;
 const DEFAULT_WIDTH: usize = 64;
@@ -239,7 +241,7 @@ impl ModelOptions {
             exclude_cols,
             input_shape,
             network: network(&given, model_type)?,
-            params: params(&given)?,
+            params: params(&given, model_type)?,
             stop: stop(&given, &split)?,
             split,
             seed: given.whole("seed"),
@@ -382,7 +384,7 @@ fn network(given: &Given, model_type: ModelType) -> Result<Option<Network>> {
 }
 
 /// Hyper-parameters, checked together.
-fn params(given: &Given) -> Result<Map<String, Value>> {
+fn params(given: &Given, model_type: ModelType) -> Result<Map<String, Value>> {
     let mut params = given.params();
     for held_apart in ["validation_fraction", "patience"] {
         params.remove(held_apart);
@@ -395,6 +397,9 @@ fn params(given: &Given) -> Result<Map<String, Value>> {
         params.entry("momentum").or_insert(MOMENTUM.into());
     }
     params.entry("epochs").or_insert(DEFAULT_EPOCHS.into());
+    if matches!(model_type, ModelType::LogisticReg | ModelType::LinearReg) {
+        params.entry("learning_rate").or_insert(LINEAR_LEARN_RATE.into());
+    }
     if let (Some(ours), Some(theirs)) = (given.option("on_null"), given.option("handle_invalid")) {
         return plan_err!("{} and {} are two words for one thing{}", ours.name, theirs.name, theirs.place());
     }

@@ -108,7 +108,9 @@ mod tests {
     fn every_option_has_a_line() {
         let page = reference();
         let has = |text: &str| assert!(page.lines().any(|line| line == text), "{text}\n{page}");
-        has("| `learn_rate`, `learning_rate` | a positive number | 0.001 | size of a step |");
+        has(
+            "| `learn_rate`, `learning_rate` | a positive number | 0.001; 0.02 of linear models | size of a step |",
+        );
         has("| `max_iterations`, `epochs` | a whole number from 1 on | 20 | passes over the training rows |");
         has(
             "| `beta1` | a number at least 0 and below 1 | 0.9 | decay of the mean gradient of adam and adamw |",

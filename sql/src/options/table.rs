@@ -126,7 +126,7 @@ pub const ROWS: &[Row] = &[
         help: "how weights follow gradients; momentum is sgd with momentum 0.9",
         ..param("optimizer", "optimizer", "")
     },
-    param("learn_rate", "learning_rate", ""),
+    Row { help: "size of a step", ..param("learn_rate", "learning_rate", "0.001; 0.02 of linear models") },
     param("lr_schedule", "schedule", ""),
     param("batch_size", "batch_size", "rows / 10, from 1 to 256"),
     param("max_iterations", "epochs", "20"),

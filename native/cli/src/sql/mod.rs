@@ -5,7 +5,7 @@ mod prompt;
 pub(crate) mod stores;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -142,8 +142,11 @@ pub(crate) async fn print(frame: DataFrame, format: Format) -> datafusion::error
 
 /// Without a backtrace and the name of a Rust type.
 fn shown(e: datafusion::error::DataFusionError) -> Error {
-    let message = without_rule(e).strip_backtrace();
+    let message = in_a_line(&without_rule(e));
     match missing_file(&message) {
+        Some(file) if Path::new(file).exists() => Error::argument(format!(
+            "'{file}' is no table: files end in .parquet, .csv, .json or .arrow, texts also in .csv.gz and the like"
+        )),
         Some(file) => Error::argument(format!("there is no file '{file}'")),
         None => Error::argument(message),
     }
@@ -159,12 +162,19 @@ fn without_rule(e: datafusion::error::DataFusionError) -> datafusion::error::Dat
     }
 }
 
+/// What was being done stands before what went wrong, in one line.
+fn in_a_line(e: &datafusion::error::DataFusionError) -> String {
+    match e {
+        datafusion::error::DataFusionError::Context(doing, inner) => format!("{doing}: {}", in_a_line(inner)),
+        e => e.strip_backtrace(),
+    }
+}
+
 /// The file of a query like `SELECT * FROM 'x.csv'`, which DataFusion takes for a table when it is not there.
 fn missing_file(message: &str) -> Option<&str> {
     let (_, name) = message.split_once("table 'datafusion.public.")?;
     let name = name.strip_suffix("' not found")?;
-    let is_file = [".csv", ".parquet", ".json", ".arrow"].iter().any(|end| name.ends_with(end));
-    is_file.then_some(name)
+    name.contains('.').then_some(name)
 }
 
 impl Session {
@@ -212,6 +222,7 @@ impl Session {
     async fn run(&self, statement: Statement) -> datafusion::error::Result<()> {
         let training = matches!(statement, Statement::CreateModel(_) | Statement::Retrain(_));
         let frame = self.firesteel.plan(statement).await?;
+        self.notices();
         let schema = Arc::new(frame.schema().as_arrow().clone());
         let mut rows = frame.execute_stream().await?;
         if training {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::csv::WriterBuilder;
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64Type, Schema, SchemaRef};
-use arrow::json::LineDelimitedWriter;
+use arrow::json::writer::LineDelimited;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use clap::ValueEnum;
@@ -97,7 +97,8 @@ impl Output {
                 self.header = false;
             }
             Format::Json => {
-                let mut writer = LineDelimitedWriter::new(&mut out);
+                let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
+                let mut writer = builder.build::<_, LineDelimited>(&mut out);
                 writer.write(&batch)?;
                 writer.finish()?;
             }

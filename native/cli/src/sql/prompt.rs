@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use firesteel_error::{Error, Kind, Result};
 use rustyline::completion::{Completer, Pair};
@@ -15,6 +16,8 @@ use rustyline::{Context, Editor, Helper};
 use super::Session;
 
 const WORDS: &[&str] = &[
+    "MODEL",
+    "MODELS",
     "CREATE MODEL",
     "CREATE OR REPLACE MODEL",
     "OPTIONS",
@@ -111,7 +114,11 @@ async fn one(session: &Session, line: &str) {
                 eprintln!("{}", e.strip_backtrace());
             }
         }
-        _ = tokio::signal::ctrl_c() => eprintln!("stopped"),
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("stopped");
+            // A training that is dropped says a moment later whether it can go on.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
     session.notices();
 }

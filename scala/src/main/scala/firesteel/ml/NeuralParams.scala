@@ -245,25 +245,25 @@ trait NeuralParams extends Params {
   /** @group getParam */
   final def getValidationFraction: Double = $(validationFraction)
 
-  /** Epochs without a better validation metric before training stops with the best weights; 0 never stops.
+  /** Epochs in which neither the validation metric nor the loss gets better, before training stops with the weights of the best metric; 0 never stops.
     * @group param
     */
   final val patience: IntParam = new IntParam(
     this,
     "patience",
-    "epochs without a better validation metric before training stops with the best weights; 0 never stops",
+    "epochs in which neither the validation metric nor the loss gets better, before training stops with the weights of the best metric; 0 never stops",
     Allowed[Int]("patience", "a whole number from 0 on", ParamValidators.gtEq(0)))
 
   /** @group getParam */
   final def getPatience: Int = $(patience)
 
-  /** Relative improvement of the validation metric that an epoch needs to count as better.
+  /** Relative improvement of the validation metric or loss that an epoch needs to count as better.
     * @group param
     */
   final val minImprovement: DoubleParam = new DoubleParam(
     this,
     "minImprovement",
-    "relative improvement of the validation metric that an epoch needs to count as better",
+    "relative improvement of the validation metric or loss that an epoch needs to count as better",
     Allowed[Double]("minImprovement", "a number at least 0 and below 1", ParamValidators.inRange(0, 1, true, false)))
 
   /** @group getParam */
