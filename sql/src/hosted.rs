@@ -101,15 +101,20 @@ impl HostedFunction {
         Ok((functions::pinned(&model, &entry), entry))
     }
 
-    /// The version that a query was planned with, as [`HostedFunction::settle`] names it.
-    fn planned(&self, settled: &ScalarValue) -> Result<Arc<VersionEntry>> {
+    /// The version that a query was planned with, as [`HostedFunction::settle`] names it. Where another process planned it,
+    /// or the host did not hand that name back, it is looked up, in the store only when it is not known: this is asked with
+    /// every batch.
+    fn planned(&self, named: &ScalarValue) -> Result<Arc<VersionEntry>> {
         let planned = || self.planned.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = planned().get(&settled.to_string()) {
+        if let Some(entry) = planned().get(&named.to_string()) {
             return Ok(entry.clone());
         }
-        // By another process.
-        let (settled, entry) = self.settle(Some(settled))?;
-        self.keep(&settled, &entry);
+        let (model, version) = self.function.model(Some(named))?;
+        let known = self.models.snapshot().resolve(&model, version).cloned();
+        let entry = known.or_else(|_| self.settle(Some(named)).map(|(_, entry)| entry))?;
+        if version.is_some() {
+            self.keep(named, &entry);
+        }
         Ok(entry)
     }
 
@@ -332,6 +337,9 @@ mod tests {
         // Planned by a host that gives the result a name of its own.
         let field = Arc::new(Field::new("nn_predict_value", DataType::Float64, true));
         let value = named(&hosted, "nn_predict_value");
+        assert_eq!(call(value, &field, 5).unwrap().to_array(5).unwrap().len(), 5);
+        // The next batch does not go there again.
+        std::fs::rename(folder.path().join("public"), folder.path().join("elsewhere")).unwrap();
         assert_eq!(call(value, &field, 5).unwrap().to_array(5).unwrap().len(), 5);
     }
 }
