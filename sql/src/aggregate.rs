@@ -50,16 +50,17 @@ use crate::spool::{Reading, Spool};
 pub(crate) const FIT: &str = "nn_fit";
 
 /// Options of `CREATE MODEL` that a group has no use for.
-const STRAY: [&str; 11] = [
+const STRAY: [&str; 12] = [
     "cache",
     "checkpoint_every",
-    "description",
-    "labels",
     "data_split_col",
+    "description",
     "exclude_cols",
     "feature_cols",
     "input_label_cols",
+    "labels",
     "sample_weight_col",
+    "sync",
     "warm_start",
     "workers",
 ];
@@ -284,6 +285,7 @@ impl Gathered {
             warm: None,
             checkpoints: None,
             workers: 1,
+            apart: None,
             reading: Reading { handle: handle.clone(), cancel: Cancel::new() },
             hear,
         };

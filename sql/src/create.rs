@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicUsize;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::Session;
 use datafusion::common::runtime::JoinSet;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, Result, internal_err, plan_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet, SpillMetrics};
@@ -26,12 +27,14 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::about::{About, Label};
+use crate::apart::{Apart, Jobs, Tidy};
 use crate::encode::{Feature, FeatureKind, Vocabularies, find_type};
-use crate::fit::{Fit, Fitted, Start};
+use crate::fit::{CancelOnDrop, Fit, Fitted, Start};
+use crate::job::{Job, Look, MlJob, Shelf};
 use crate::models::Models;
 use crate::spec::{Split, TrainSpec};
 use crate::spool::{Keeper, Reading, Spool};
-use crate::store::VersionEntry;
+use crate::store::{VersionEntry, WorkFolder};
 use crate::transform::{Draft, Training, Transform, ask};
 use crate::unfinished::{Checkpoints, Leftover, Unfinished};
 
@@ -49,6 +52,10 @@ pub struct CreateModel {
     warm: Option<Warm>,
     /// What becomes of the query's columns, if they are not read as they are.
     draft: Option<Arc<Draft>>,
+    /// The query's columns.
+    query: SchemaRef,
+    /// Where its rows are kept, if workers never meet; then the input is a job that keeps them.
+    folder: Option<WorkFolder>,
     schema: DFSchemaRef,
 }
 
@@ -107,13 +114,29 @@ impl CreateModel {
             check_same(&spec, warm, &about)?;
         }
         let schema = Arc::new(DFSchema::try_from(training_schema().as_ref().clone())?);
-        let draft = draft.map(Arc::new);
-        Ok(CreateModel { input: Arc::new(input), spec, about, run, commit, warm, draft, schema })
+        let query = Arc::new(query.clone());
+        let folder = spec.average.then(|| WorkFolder::new(&spec.name));
+        let input = match &folder {
+            None => input,
+            Some(folder) => {
+                // What is made of the rows is looked at when it can be made.
+                let look = draft.is_none().then(|| look(&spec, &about));
+                let node = Arc::new(MlJob::new(input, folder.clone(), Job::Deal { look })?);
+                LogicalPlan::Extension(Extension { node })
+            }
+        };
+        let (input, draft) = (Arc::new(input), draft.map(Arc::new));
+        Ok(CreateModel { input, spec, about, run, commit, warm, draft, query, folder, schema })
     }
 
     fn key(&self) -> (&str, i64, bool) {
         (&self.spec.sql, self.run, self.commit)
     }
+}
+
+/// What is to be learned of the rows before they can be encoded.
+fn look(spec: &TrainSpec, about: &About) -> Look {
+    Look { features: about.features.clone(), label: spec.label.clone(), classifier: spec.classifier }
 }
 
 /// What is known of the model before its rows are.
@@ -311,6 +334,9 @@ pub(crate) fn training_rows(run: i64, epochs: &[EpochRecord]) -> Result<RecordBa
     Ok(RecordBatch::try_new(training_schema(), columns)?)
 }
 
+/// Where the epochs go.
+type Out = tokio::sync::mpsc::Sender<Result<RecordBatch>>;
+
 /// The physical operator.
 #[derive(Debug, Clone)]
 pub struct TrainExec {
@@ -321,20 +347,33 @@ pub struct TrainExec {
     commit: bool,
     warm: Option<Warm>,
     draft: Option<Arc<Draft>>,
+    query: SchemaRef,
+    /// Where workers that never meet pass things on, and who runs their jobs.
+    apart: Option<(Shelf, Jobs)>,
     models: Arc<Models>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl TrainExec {
-    pub(crate) fn new(node: &CreateModel, input: Arc<dyn ExecutionPlan>, models: Arc<Models>) -> TrainExec {
+    pub(crate) fn new(
+        node: &CreateModel,
+        input: Arc<dyn ExecutionPlan>,
+        models: Arc<Models>,
+        session: &dyn Session,
+    ) -> Result<TrainExec> {
+        let apart = |folder: &WorkFolder| {
+            let shelf = Shelf { models: models.clone(), folder: folder.clone() };
+            Ok::<_, DataFusionError>((shelf, Jobs::new(session)?))
+        };
+        let apart = node.folder.as_ref().map(apart).transpose()?;
         let properties = PlanProperties::new(
             EquivalenceProperties::new(training_schema()),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        TrainExec {
+        Ok(TrainExec {
             input,
             spec: node.spec.clone(),
             about: node.about.clone(),
@@ -342,14 +381,31 @@ impl TrainExec {
             commit: node.commit,
             warm: node.warm.clone(),
             draft: node.draft.clone(),
+            query: node.query.clone(),
+            apart,
             models,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
-        }
+        })
     }
 
     fn workers(&self) -> usize {
         self.spec.workers.unwrap_or_else(|| self.input.output_partitioning().partition_count())
+    }
+
+    /// The rows, what was seen of them, who trains if workers never meet, and how many there are.
+    async fn begin(
+        &self,
+        context: &Arc<TaskContext>,
+        tidy: Option<Arc<Tidy>>,
+    ) -> Result<(Spool, Vocabularies, Option<Apart>, usize)> {
+        let (Some((shelf, jobs)), Some(tidy)) = (&self.apart, tidy) else {
+            let (spool, seen) = self.spool(context).await?;
+            return Ok((spool, seen, None, self.workers()));
+        };
+        let begun = Apart::begin(jobs.clone(), shelf.clone(), self.input.clone(), context, tidy).await?;
+        let (apart, spool, seen, parts) = begun;
+        Ok((spool, seen, Some(apart), self.spec.workers.unwrap_or(parts).max(1)))
     }
 
     /// Runs the query once; every partition is kept by a task of its own.
@@ -395,14 +451,21 @@ impl TrainExec {
         spool: &Spool,
         context: &Arc<TaskContext>,
         reading: &Reading,
+        apart: Option<(&Apart, usize)>,
     ) -> Result<(Transform, Spool, Vocabularies)> {
         // A model that training goes on from has its own statistics.
         let before = self.warm.as_ref().and_then(|warm| warm.about().transform.clone());
         let transform = match before {
             Some(transform) => transform,
-            None => draft.settle(&ask(&draft.statistics(), spool, self.input.schema(), context).await?)?,
+            None => draft.settle(&ask(&draft.statistics(), spool, self.query.clone(), context).await?)?,
         };
         let spool = spool.through(Arc::new(Training::new(&transform, &self.spec.along())?));
+        if let Some((apart, workers)) = apart {
+            let about = About { transform: Some(transform.clone()), ..(*self.about).clone() };
+            let look = look(&self.spec, &about);
+            let seen = apart.look(&about, self.spec.along(), look, workers).await?;
+            return Ok((transform, spool, seen));
+        }
         let (spec, about, reading) = (self.spec.clone(), self.about.clone(), reading.clone());
         let look = move || {
             let mut seen = Vocabularies::default();
@@ -414,11 +477,16 @@ impl TrainExec {
         tokio::task::spawn_blocking(look).await.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?
     }
 
-    async fn train(
-        self,
-        context: Arc<TaskContext>,
-        out: tokio::sync::mpsc::Sender<Result<RecordBatch>>,
-    ) -> Result<()> {
+    async fn train(self, context: Arc<TaskContext>, out: Out) -> Result<()> {
+        let tidy = self.apart.as_ref().map(|(shelf, _)| Arc::new(Tidy::new(shelf.clone())));
+        let outcome = self.train_with(context, out, tidy.clone()).await;
+        if let Some(tidy) = tidy.and_then(Arc::into_inner) {
+            tidy.end().await;
+        }
+        outcome
+    }
+
+    async fn train_with(&self, context: Arc<TaskContext>, out: Out, tidy: Option<Arc<Tidy>>) -> Result<()> {
         let cancel = CancelOnDrop(Cancel::new());
         let reading = Reading { handle: Handle::current(), cancel: cancel.0.clone() };
         let checkpoints = (self.spec.checkpoints && self.commit).then(|| Checkpoints {
@@ -437,16 +505,18 @@ impl TrainExec {
             Some(Warm::Checkpoint(unfinished)) => Some(Start::Checkpoint(unfinished.clone())),
             None => None,
         };
-        let (mut spool, mut seen) = self.spool(&context).await?;
+        let (mut spool, mut seen, apart, workers) = self.begin(&context, tidy).await?;
         let mut about = (*self.about).clone();
         if let Some(draft) = &self.draft {
-            let (transform, made, looked) = self.transformed(draft, &spool, &context, &reading).await?;
+            let elsewhere = apart.as_ref().map(|apart| (apart, workers));
+            let made = self.transformed(draft, &spool, &context, &reading, elsewhere).await?;
+            let (transform, made, looked) = made;
             (spool, seen) = (made, looked);
             about.transform = Some(transform);
         }
         let (hear, mut epochs) = unbounded_channel();
-        let (workers, spec) = (self.workers(), self.spec.clone());
-        let fit = Fit { workers, spec, about, spool, seen, warm, checkpoints, reading, hear };
+        let spec = self.spec.clone();
+        let fit = Fit { workers, apart, spec, about, spool, seen, warm, checkpoints, reading, hear };
         // Not on the threads that queries run on.
         let training = tokio::task::spawn_blocking(move || fit.run());
         while let Some(epoch) = epochs.recv().await {
@@ -463,18 +533,14 @@ impl TrainExec {
     }
 }
 
-/// Stops a training that nobody waits for.
-struct CancelOnDrop(Cancel);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
 impl DisplayAs for TrainExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "TrainExec: model={}, workers={}", self.spec.name, self.workers())?;
+        write!(f, "TrainExec: model={}", self.spec.name)?;
+        match (&self.apart, self.spec.workers) {
+            (Some(_), None) => f.write_str(", sync=average")?,
+            (Some(_), Some(workers)) => write!(f, ", workers={workers}, sync=average")?,
+            (None, _) => write!(f, ", workers={}", self.workers())?,
+        }
         if let Some(trials) = &self.spec.trials {
             write!(f, ", trials={}", trials.trials.len())?;
         }

@@ -309,7 +309,7 @@ fn each_list(array: &ArrayRef, visit: &mut dyn FnMut(usize, &arrow::array::Strin
 }
 
 /// What is learned of the rows before they can be encoded.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Vocabularies {
     /// Of the features that are lists of strings: how many lists each is in.
     words: BTreeMap<usize, HashMap<String, u64>>,

@@ -5,11 +5,8 @@ use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Float64Type};
 use datafusion::common::{DataFusionError, Result, exec_err};
-use firesteel_comm::{Fabric, Mesh, Options, local_world};
+use firesteel_comm::{Cancel, Fabric, Mesh, Options, local_world};
 use firesteel_error::{Error, Kind};
 use firesteel_train::{
     EpochRecord, Event, Model, Predictor, Session, Shard, ShardBuilder, TrainConfig, Trainer,
@@ -18,12 +15,13 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::about::{About, Label};
-use crate::draw::draw;
+use crate::apart::{Apart, Held, share};
 use crate::encode::{Encoder, Feature, FeatureKind, HELD_OUT, Vocabularies};
 use crate::error::outside;
 use crate::evaluate::{Measures, Scores};
 use crate::loaded::LoadedModel;
-use crate::spec::{Split, TrainSpec};
+use crate::roles::{Role, Roles};
+use crate::spec::TrainSpec;
 use crate::spool::{Reading, Spool};
 use crate::trials::{Recipe, TrialInfo, Trials};
 use crate::unfinished::{Checkpoints, Unfinished};
@@ -35,14 +33,6 @@ const BATCH: usize = 8192;
 /// The part of the loss that the last epoch takes away where more epochs are worth a word.
 const STILL_FALLING: f64 = 0.02;
 
-/// What a row is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Train,
-    Evaluate,
-    Test,
-}
-
 /// A training that is about to start.
 pub(crate) struct Fit {
     pub(crate) spec: Arc<TrainSpec>,
@@ -53,8 +43,37 @@ pub(crate) struct Fit {
     /// Who keeps checkpoints, if they are wanted.
     pub(crate) checkpoints: Option<Checkpoints>,
     pub(crate) workers: usize,
+    /// Who trains where workers never meet; absent where they are threads of this process.
+    pub(crate) apart: Option<Apart>,
     pub(crate) reading: Reading,
     pub(crate) hear: UnboundedSender<EpochRecord>,
+}
+
+/// Stops a training that nobody waits for.
+pub(crate) struct CancelOnDrop(pub(crate) Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// What each row is for, and what it counts.
+pub(crate) struct Uses {
+    pub(crate) roles: Roles,
+    pub(crate) weights: Weights,
+    /// The rows that are held out, where they had to be brought here.
+    held: Option<Held>,
+}
+
+/// The rows of a training, and what they are for.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) spool: &'a Spool,
+    pub(crate) about: &'a About,
+    pub(crate) roles: &'a Roles,
+    pub(crate) weights: &'a Weights,
+    pub(crate) reading: &'a Reading,
 }
 
 /// What training goes on from.
@@ -107,15 +126,20 @@ impl Fit {
         let mut notices = self.settle()?;
         let roles = Roles::new(&self.spec, &self.spool, &self.seen, &self.reading)?;
         notices.extend(roles.notice.clone());
+        let held = match &self.apart {
+            Some(apart) => Some(apart.hold_out(&self, &roles)?),
+            None => None,
+        };
         let classes = self.classes();
         let weights = Weights::new(self.spec.weight.as_deref(), &self.spec.class_weights, &classes)?;
+        let uses = Uses { roles, weights, held };
         let Found { model, recipe, trials } = match &self.spec.trials {
             None => {
-                let model = self.train(&self.spec.recipe, &roles, &weights);
+                let model = self.train(&self.spec.recipe, &uses);
                 let model = model.map_err(|e| outside(self.told(e)))?;
                 Found { model: Arc::new(model), recipe: self.spec.recipe.clone(), trials: Vec::new() }
             }
-            Some(trials) => self.search(trials, &roles, &weights)?,
+            Some(trials) => self.search(trials, &uses)?,
         };
         if let Some(best) = trials.iter().find(|trial| trial.is_optimal) {
             notices.push(format!("trial {} of {} is kept: {}", best.trial_id, trials.len(), best.shown()));
@@ -129,7 +153,7 @@ impl Fit {
         let info: Vec<_> = features.map(|(f, profile)| profile.info(f, model.preprocessing())).collect();
         metrics.insert("features".into(), json(&info)?);
         for (name, role) in [("evaluation", Role::Evaluate), ("test", Role::Test)] {
-            if let Some(measures) = self.measure(&model, &roles, role)? {
+            if let Some(measures) = self.measure(&model, &uses, role)? {
                 metrics.insert(name.into(), json(&measures)?);
             }
         }
@@ -228,12 +252,8 @@ impl Fit {
         classes.map(|class| (class.clone(), rows(class))).collect()
     }
 
-    fn config(
-        &self,
-        recipe: &Recipe,
-        roles: &Roles,
-        weights: &Weights,
-    ) -> firesteel_error::Result<TrainConfig> {
+    fn config(&self, recipe: &Recipe, uses: &Uses) -> firesteel_error::Result<TrainConfig> {
+        let Uses { roles, weights, .. } = uses;
         let feature = |feature: &Feature| -> Vec<Value> {
             let columns = feature.kind.columns(&feature.column).into_iter();
             match (&feature.kind, &self.spec.input_shape) {
@@ -275,8 +295,8 @@ impl Fit {
     }
 
     /// Runs every trial, and keeps the best by its measures on the rows held out.
-    fn search(&self, trials: &Trials, roles: &Roles, weights: &Weights) -> Result<Found> {
-        if !roles.any(Role::Evaluate) {
+    fn search(&self, trials: &Trials, uses: &Uses) -> Result<Found> {
+        if !uses.roles.any(Role::Evaluate) {
             return exec_err!(
                 "a search compares its trials on rows held out, and none are; set data_split_method"
             );
@@ -284,7 +304,7 @@ impl Fit {
         let mut told: Vec<TrialInfo> = Vec::new();
         let mut best: Option<(f64, Arc<Model>, usize)> = None;
         for (i, (_, recipe)) in trials.trials.iter().enumerate() {
-            let model = match self.train(recipe, roles, weights) {
+            let model = match self.train(recipe, uses) {
                 Ok(model) => Arc::new(model),
                 Err(e) if e.kind() == Kind::Diverged => {
                     told.push(trials.told(i, Err(e.to_string())));
@@ -292,7 +312,7 @@ impl Fit {
                 }
                 Err(e) => return Err(outside(e)),
             };
-            let Some(measures) = self.measure(&model, roles, Role::Evaluate)? else {
+            let Some(measures) = self.measure(&model, uses, Role::Evaluate)? else {
                 return exec_err!("none of the rows held out has a label to compare trials by");
             };
             let info = trials.told(i, Ok((model.history(), &measures)));
@@ -312,19 +332,21 @@ impl Fit {
         Ok(Found { model, recipe: trials.trials[i].1.clone(), trials: told })
     }
 
-    fn train(&self, recipe: &Recipe, roles: &Roles, weights: &Weights) -> firesteel_error::Result<Model> {
-        let config = self.config(recipe, roles, weights)?;
-        let deadline = Duration::from_secs_f64(config.params.timeout_seconds.min(1e9));
-        let trainer = Trainer::new(config)?;
-        let options = Options { deadline, ..Options::default() };
-        let meshes = local_world(self.workers, &options)?;
-        let rows = self.spool.rows();
-        let of = |rank: u64| rows * rank / self.workers as u64;
+    fn train(&self, recipe: &Recipe, uses: &Uses) -> firesteel_error::Result<Model> {
+        let trainer = Trainer::new(self.config(recipe, uses)?)?;
+        match (&self.apart, &uses.held) {
+            (Some(apart), Some(held)) => apart.train(self, &trainer, uses, held),
+            _ => self.train_together(&trainer, uses),
+        }
+    }
+
+    /// By threads of this process.
+    fn train_together(&self, trainer: &Trainer, uses: &Uses) -> firesteel_error::Result<Model> {
+        let deadline = Duration::from_secs_f64(trainer.config().params.timeout_seconds.min(1e9));
+        let meshes = local_world(self.workers, &Options { deadline, ..Options::default() })?;
         let outcomes: Vec<firesteel_error::Result<Model>> = std::thread::scope(|scope| {
-            let trainer = &trainer;
             let start = |(rank, mesh): (usize, Mesh)| {
-                let range = of(rank as u64)..of(rank as u64 + 1);
-                let work = move || self.work(trainer, mesh, range, roles, weights);
+                let work = move || self.work(trainer, mesh, uses);
                 std::thread::Builder::new().name(format!("train-{rank}")).spawn_scoped(scope, work)
             };
             // A worker whose thread cannot start has no mesh any more, which the others hear of.
@@ -339,24 +361,29 @@ impl Fit {
     }
 
     /// One worker, on a thread of its own.
-    fn work(
-        &self,
-        trainer: &Trainer,
-        mesh: Mesh,
-        rows: Range<u64>,
-        roles: &Roles,
-        weights: &Weights,
-    ) -> firesteel_error::Result<Model> {
-        let fabric: Arc<dyn Fabric> = Arc::new(mesh);
-        let rank = fabric.rank();
+    fn work(&self, trainer: &Trainer, mesh: Mesh, uses: &Uses) -> firesteel_error::Result<Model> {
+        let (rank, config) = (mesh.rank(), trainer.config());
+        let Uses { roles, weights, .. } = uses;
+        let Fit { spool, about, reading, .. } = self;
+        let rows = Rows { spool, about, roles, weights, reading };
+        let shard = rows.shard(config, rank, share(spool.rows(), rank, self.workers));
+        let mut hear = self.listener(rank, config.params.epochs);
+        trainer.fit(shard, self.session(Arc::new(mesh)), &mut hear)
+    }
+
+    /// Where the training loop begins.
+    pub(crate) fn session(&self, fabric: Arc<dyn Fabric>) -> Session {
         let (resume, start) = match &self.warm {
             None => (None, None),
             Some(Start::Version(model)) => (None, Some(model.model().clone())),
             Some(Start::Checkpoint(unfinished)) => (Some(unfinished.state.clone()), None),
         };
-        let session = Session { fabric, threads: 1, cancel: self.reading.cancel.clone(), resume, start };
-        let last = trainer.config().params.epochs;
-        let mut hear = |event| match (event, &self.checkpoints) {
+        Session { fabric, threads: 1, cancel: self.reading.cancel.clone(), resume, start }
+    }
+
+    /// Hands on what a worker tells.
+    pub(crate) fn listener(&self, rank: usize, last: usize) -> impl FnMut(Event) + '_ {
+        move |event| match (event, &self.checkpoints) {
             (Event::Epoch(epoch), _) if rank == 0 => {
                 // Whoever listened may be gone; then `cancel` is set.
                 _ = self.hear.send(epoch);
@@ -366,23 +393,53 @@ impl Fit {
                 checkpoints.keep(&self.about, epoch, self.seen.rows, self.workers, &bytes);
             }
             _ => {}
-        };
-        trainer.fit(self.shard(trainer.config(), rank, rows, roles, weights), session, &mut hear)
+        }
     }
 
-    fn shard(
+    /// How good the model is on rows that it was not trained on.
+    fn measure(&self, model: &Arc<Model>, uses: &Uses, role: Role) -> Result<Option<Measures>> {
+        let Uses { roles, held, .. } = uses;
+        if !roles.any(role) || self.spec.label.is_none() {
+            return Ok(None);
+        }
+        let predictor = Predictor::new(model.clone(), 1);
+        let encoder = Encoder::new(&self.about);
+        let mut scores = Scores::default();
+        let apart = held.as_ref().map(|held| held.of(role));
+        let spool = apart.unwrap_or(&self.spool);
+        spool.read(0..spool.rows(), &self.reading, |first, batch| {
+            let batch = match apart {
+                Some(_) => batch,
+                None => roles.only(role, first, &batch)?,
+            };
+            for start in (0..batch.num_rows()).step_by(BATCH) {
+                let part = batch.slice(start, BATCH.min(batch.num_rows() - start));
+                let predictions = predictor.predict(&encoder.features(&part)?).map_err(outside)?;
+                scores.push(&predictions, &encoder.labels(&part)?, self.spec.classifier);
+            }
+            Ok(())
+        })?;
+        Ok(scores.measures(self.spec.classifier, None))
+    }
+}
+
+impl Rows<'_> {
+    /// What the worker of a rank reads of them.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the column, `Cancelled`, and what reading them says.
+    pub(crate) fn shard(
         &self,
         config: &TrainConfig,
         rank: usize,
         rows: Range<u64>,
-        roles: &Roles,
-        weights: &Weights,
     ) -> firesteel_error::Result<Shard> {
+        let Rows { spool, about, roles, weights, reading } = *self;
         let mut builder = ShardBuilder::new(config, rank)?;
-        let encoder = Encoder::new(&self.about);
+        let encoder = Encoder::new(about);
         let mut error = None;
-        let read = self.spool.read(rows, &self.reading, |first, batch| {
-            if self.reading.cancel.is_cancelled() {
+        let read = spool.read(rows, reading, |first, batch| {
+            if reading.cancel.is_cancelled() {
                 error = Some(Error::new(Kind::Cancelled, "training was cancelled while rows were read"));
                 return exec_err!("cancelled");
             }
@@ -400,28 +457,6 @@ impl Fit {
             (None, Err(e)) => Err(Error::data(e.strip_backtrace())),
             (None, Ok(())) => Ok(builder.finish()),
         }
-    }
-
-    /// How good the model is on rows that it was not trained on.
-    fn measure(&self, model: &Arc<Model>, roles: &Roles, role: Role) -> Result<Option<Measures>> {
-        if !roles.any(role) || self.spec.label.is_none() {
-            return Ok(None);
-        }
-        let predictor = Predictor::new(model.clone(), 1);
-        let encoder = Encoder::new(&self.about);
-        let mut scores = Scores::default();
-        self.spool.read(0..self.spool.rows(), &self.reading, |first, batch| {
-            let keep: BooleanArray =
-                (0..batch.num_rows() as u64).map(|r| Some(roles.of(first + r) == role)).collect();
-            let batch = filter_record_batch(&batch, &keep)?;
-            for start in (0..batch.num_rows()).step_by(BATCH) {
-                let part = batch.slice(start, BATCH.min(batch.num_rows() - start));
-                let predictions = predictor.predict(&encoder.features(&part)?).map_err(outside)?;
-                scores.push(&predictions, &encoder.labels(&part)?, self.spec.classifier);
-            }
-            Ok(())
-        })?;
-        Ok(scores.measures(self.spec.classifier, None))
     }
 }
 
@@ -456,147 +491,4 @@ fn first_cause(outcomes: Vec<firesteel_error::Result<Model>>) -> firesteel_error
 
 fn json(value: &impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|e| DataFusionError::External(e.into()))
-}
-
-/// Which rows are trained on, by their place in the query's result.
-struct Roles {
-    seed: u64,
-    evaluate: f64,
-    test: f64,
-    /// Of rows that a column decides on; all others are drawn.
-    fixed: Option<Vec<Role>>,
-    notice: Option<String>,
-}
-
-impl Roles {
-    fn new(spec: &TrainSpec, spool: &Spool, seen: &Vocabularies, reading: &Reading) -> Result<Roles> {
-        let labelled = seen.rows - seen.unlabelled;
-        let mut roles = Roles { seed: spec.seed, evaluate: 0.0, test: 0.0, fixed: None, notice: None };
-        match &spec.split {
-            Split::None => {}
-            Split::Auto if labelled < 500 => {
-                roles.notice = Some(format!("no evaluation rows: {labelled} rows are fewer than 500"));
-            }
-            Split::Auto if labelled <= 50_000 => roles.evaluate = 0.2,
-            Split::Auto => roles.evaluate = 10_000.0 / labelled as f64,
-            Split::Random { evaluate, test } => (roles.evaluate, roles.test) = (*evaluate, *test),
-            Split::Custom { column } => roles.fixed = Some(custom(spool, column, reading)?),
-            Split::Sequential { column, evaluate, test } => {
-                roles.fixed = Some(sequential(spool, column, *evaluate, *test, reading)?);
-            }
-        }
-        if !(0..spool.rows()).any(|row| roles.of(row) == Role::Train) {
-            return exec_err!("no rows are left to train on: all {} are held out", spool.rows());
-        }
-        Ok(roles)
-    }
-
-    fn of(&self, row: u64) -> Role {
-        if let Some(fixed) = &self.fixed {
-            return fixed[row as usize];
-        }
-        let drawn = draw(self.seed, row);
-        if drawn < self.evaluate {
-            Role::Evaluate
-        } else if drawn < self.evaluate + self.test {
-            Role::Test
-        } else {
-            Role::Train
-        }
-    }
-
-    fn any(&self, role: Role) -> bool {
-        match (&self.fixed, role) {
-            (Some(fixed), _) => fixed.contains(&role),
-            (None, Role::Evaluate) => self.evaluate > 0.0,
-            (None, Role::Test) => self.test > 0.0,
-            (None, Role::Train) => true,
-        }
-    }
-
-    /// A batch as the training loop reads it: without test rows, evaluation rows marked.
-    fn training(
-        &self,
-        first: u64,
-        batch: &RecordBatch,
-        encoder: &Encoder,
-        weights: &Weights,
-    ) -> Result<RecordBatch> {
-        let roles: Vec<Role> = (0..batch.num_rows() as u64).map(|r| self.of(first + r)).collect();
-        let held_out: BooleanArray = roles.iter().map(|r| Some(*r == Role::Evaluate)).collect();
-        let mut extra: Vec<(Field, ArrayRef)> =
-            vec![(Field::new(HELD_OUT, DataType::Boolean, false), Arc::new(held_out))];
-        extra.extend(weights.of(batch, encoder)?);
-        let keep: BooleanArray = roles.iter().map(|r| Some(*r != Role::Test)).collect();
-        // `labelled` drops rows too: mark first, drop then.
-        let kept = filter_record_batch(batch, &keep)?;
-        for (_, array) in &mut extra {
-            *array = arrow::compute::filter(array, &keep)?;
-        }
-        encoder.labelled(&kept, extra)
-    }
-}
-
-/// TRUE is for evaluation; a text says TRAIN, EVAL or TEST.
-fn custom(spool: &Spool, column: &str, reading: &Reading) -> Result<Vec<Role>> {
-    let mut roles = Vec::new();
-    spool.read(0..spool.rows(), reading, |first, batch| {
-        let Some(array) = batch.column_by_name(column) else { return exec_err!("there is no column '{column}'") };
-        if *array.data_type() == DataType::Boolean {
-            let flags = array.as_boolean();
-            roles.extend(flags.iter().map(|f| if f == Some(true) { Role::Evaluate } else { Role::Train }));
-            return Ok(());
-        }
-        let words = cast(array, &DataType::Utf8)?;
-        for (row, word) in words.as_string::<i32>().iter().enumerate() {
-            roles.push(match word.map(str::to_ascii_uppercase).as_deref() {
-                Some("TRAIN") => Role::Train,
-                Some("EVAL") => Role::Evaluate,
-                Some("TEST") => Role::Test,
-                other => {
-                    return exec_err!(
-                        "data_split_col '{column}' is {} in row {}, expected TRUE, FALSE, TRAIN, EVAL or TEST",
-                        other.unwrap_or("NULL"),
-                        first + row as u64
-                    );
-                }
-            });
-        }
-        Ok(())
-    })?;
-    Ok(roles)
-}
-
-/// The rows of the largest values are for the test, those below for evaluation.
-fn sequential(spool: &Spool, column: &str, evaluate: f64, test: f64, reading: &Reading) -> Result<Vec<Role>> {
-    let mut keys = Vec::new();
-    spool.read(0..spool.rows(), reading, |_, batch| {
-        let Some(array) = batch.column_by_name(column) else {
-            return exec_err!("there is no column '{column}'");
-        };
-        let numbers = match array.data_type() {
-            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => cast(
-                &cast(array, &DataType::Int64)
-                    .or_else(|_| cast(&cast(array, &DataType::Int32)?, &DataType::Int64))?,
-                &DataType::Float64,
-            )?,
-            _ => cast(array, &DataType::Float64)?,
-        };
-        let numbers: &Float64Array = numbers.as_primitive::<Float64Type>();
-        keys.extend(numbers.iter().map(|k| k.unwrap_or(f64::NEG_INFINITY)));
-        Ok(())
-    })?;
-    let mut order: Vec<usize> = (0..keys.len()).collect();
-    order.sort_by(|a, b| keys[*a].total_cmp(&keys[*b]).then(a.cmp(b)));
-    let mut roles = vec![Role::Train; keys.len()];
-    let share = |fraction: f64| (fraction * keys.len() as f64).round() as usize;
-    let (tested, evaluated) = (share(test), share(evaluate));
-    for (place, row) in order.into_iter().rev().enumerate() {
-        roles[row] = match place {
-            p if p < tested => Role::Test,
-            p if p < tested + evaluated => Role::Evaluate,
-            _ => break,
-        };
-    }
-    Ok(roles)
 }

@@ -30,7 +30,8 @@
 //! | [`transform`] | `TRANSFORM (…)` |
 //! | `config` | `SET ml.seed` and the like |
 //! | [`create`] | `CREATE MODEL` as a plan |
-//! | [`spool`], `fit`, `weights`, `profile` | its rows, its training, what rows count, what is known of its features |
+//! | [`spool`], `fit`, `roles`, `weights`, `profile` | its rows, its training, what rows are for and count, what is known of its features |
+//! | `apart`, [`job`], `task` | its training by workers that never meet, such as tasks of a cluster |
 //! | `unfinished`, `pack` | trainings that did not end; several files as one value |
 //! | `trials`, `draw` | the trainings of a search; numbers that look random |
 //! | [`predict`], [`measure`] | `ML.PREDICT`, `ML.EVALUATE` and the like as plans |
@@ -47,6 +48,7 @@
 pub mod about;
 mod aggregate;
 pub mod answer;
+mod apart;
 mod config;
 pub mod create;
 mod draw;
@@ -61,6 +63,7 @@ pub mod guard;
 pub mod hosted;
 mod import;
 mod info;
+pub mod job;
 pub mod loaded;
 pub mod measure;
 pub mod models;
@@ -72,11 +75,13 @@ pub mod planner;
 pub mod predict;
 mod profile;
 mod relation;
+mod roles;
 pub mod session;
 pub mod spec;
 pub mod spool;
 pub mod store;
 pub mod tables;
+mod task;
 pub mod transform;
 mod trials;
 mod unfinished;

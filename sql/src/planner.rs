@@ -20,6 +20,7 @@ use crate::aggregate;
 use crate::answer::Answer;
 use crate::create::{CreateModel, TrainExec};
 use crate::functions::of_models;
+use crate::job::{JobExec, MlJob};
 use crate::measure::{MeasureExec, MlMeasure};
 use crate::models::Models;
 use crate::predict::{MlPredict, PredictExec};
@@ -195,7 +196,7 @@ impl ExtensionPlanner for MlExtensionPlanner {
         node: &dyn UserDefinedLogicalNode,
         _: &[&LogicalPlan],
         inputs: &[Arc<dyn ExecutionPlan>],
-        _: &dyn Session,
+        session: &dyn Session,
         _: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let [input] = inputs else { return Ok(None) };
@@ -212,7 +213,11 @@ impl ExtensionPlanner for MlExtensionPlanner {
             return Ok(Some(Arc::new(MeasureExec::new(node, input, models)?)));
         }
         if let Some(node) = any.downcast_ref::<CreateModel>() {
-            return Ok(Some(Arc::new(TrainExec::new(node, input, models))));
+            return Ok(Some(Arc::new(TrainExec::new(node, input, models, session)?)));
+        }
+        if let Some(node) = any.downcast_ref::<MlJob>() {
+            let (folder, job) = node.parts();
+            return Ok(Some(Arc::new(JobExec::new(input, folder.clone(), job.clone(), models))));
         }
         Ok(None)
     }

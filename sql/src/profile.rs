@@ -14,15 +14,17 @@ use crate::encode::{Feature, FeatureKind};
 const SAMPLE: usize = 8192;
 
 /// What is counted of a feature while its rows come.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Profile {
     nulls: u64,
     count: u64,
+    #[serde(deserialize_with = "or_infinite")]
     mean: f64,
     /// Of squared distances from the mean (Welford 1962; Chan et al. 1979 for parts).
+    #[serde(deserialize_with = "or_infinite")]
     squares: f64,
-    min: f64,
-    max: f64,
+    /// None where there is no value.
+    range: Option<(f64, f64)>,
     sample: Vec<f64>,
     /// Every so many values one is kept.
     stride: usize,
@@ -30,16 +32,7 @@ pub(crate) struct Profile {
 
 impl Default for Profile {
     fn default() -> Profile {
-        Profile {
-            nulls: 0,
-            count: 0,
-            mean: 0.0,
-            squares: 0.0,
-            min: f64::INFINITY,
-            max: f64::NEG_INFINITY,
-            sample: Vec::new(),
-            stride: 1,
-        }
+        Profile { nulls: 0, count: 0, mean: 0.0, squares: 0.0, range: None, sample: Vec::new(), stride: 1 }
     }
 }
 
@@ -70,8 +63,12 @@ impl Profile {
         let distance = value - self.mean;
         self.mean += distance / self.count as f64;
         self.squares += distance * (value - self.mean);
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
+        self.widen((value, value));
+    }
+
+    fn widen(&mut self, (least, most): (f64, f64)) {
+        let (min, max) = self.range.unwrap_or((least, most));
+        self.range = Some((min.min(least), max.max(most)));
     }
 
     /// Takes what another part counted in.
@@ -85,8 +82,9 @@ impl Profile {
         self.squares += other.squares + distance * distance * mine * theirs / (mine + theirs);
         self.mean += distance * theirs / (mine + theirs);
         self.count += other.count;
-        self.min = self.min.min(other.min);
-        self.max = self.max.max(other.max);
+        if let Some(range) = other.range {
+            self.widen(range);
+        }
         while self.stride < other.stride {
             thin(&mut self.sample);
             self.stride *= 2;
@@ -114,8 +112,8 @@ impl Profile {
         let numeric = self.count > 0;
         let mut info = FeatureInfo {
             input: feature.column.clone(),
-            min: numeric.then_some(self.min),
-            max: numeric.then_some(self.max),
+            min: self.range.map(|(min, _)| min),
+            max: self.range.map(|(_, max)| max),
             mean: numeric.then_some(self.mean),
             median: self.median(),
             stddev: (self.count > 1).then(|| (self.squares / (self.count - 1) as f64).sqrt()),
@@ -138,6 +136,11 @@ impl Profile {
         }
         info
     }
+}
+
+/// JSON has no infinity, which sums of large values may reach.
+fn or_infinite<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Option::deserialize(from).map(|number| number.unwrap_or(f64::INFINITY))
 }
 
 /// Keeps every second.
@@ -176,7 +179,7 @@ mod tests {
         values[..13_000].iter().for_each(|v| left.add(*v));
         values[13_000..].iter().for_each(|v| right.add(*v));
         left.merge(right);
-        assert_eq!((left.count, left.min, left.max), (whole.count, whole.min, whole.max));
+        assert_eq!((left.count, left.range), (whole.count, whole.range));
         assert!((left.mean - whole.mean).abs() < 1e-6 && (left.squares / whole.squares - 1.0).abs() < 1e-9);
         for profile in [whole, left] {
             assert!((profile.median().unwrap() - 5003.0).abs() < 200.0, "{:?}", profile.median());

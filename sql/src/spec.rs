@@ -47,6 +47,8 @@ pub struct TrainSpec {
     pub seed: u64,
     /// Threads that train together; as many as the query has partitions when absent.
     pub workers: Option<usize>,
+    /// Whether workers may never meet: each epoch ends with the mean of their weights.
+    pub average: bool,
     /// Where the rows are kept.
     pub cache: CacheMode,
     /// Whether a string that training has not seen is an error in a prediction.
@@ -99,6 +101,7 @@ impl TrainSpec {
             split,
             seed: seed as u64,
             workers: options.workers,
+            average: options.average,
             cache: match options.cache {
                 Cache::Memory => CacheMode::Memory,
                 Cache::Disk => CacheMode::Disk,

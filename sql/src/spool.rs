@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
 use datafusion::common::{DataFusionError, Result, exec_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -15,6 +16,7 @@ use firesteel_comm::Cancel;
 use futures::StreamExt;
 use tokio::runtime::Handle;
 
+use crate::job::{Block, Shelf};
 use crate::transform::Training;
 
 /// Where rows may be kept.
@@ -29,13 +31,19 @@ pub enum CacheMode {
     Disk,
 }
 
-/// The rows of one partition.
+/// Some of the rows, one behind the other.
 pub(crate) struct Part {
     rows: u64,
-    batches: Vec<RecordBatch>,
-    spilled: Option<(Arc<dyn SpillFile>, SpillManager)>,
-    /// Held as long as the batches are, where a query gave them.
-    _reservation: Option<MemoryReservation>,
+    kept: Kept,
+}
+
+/// Where they are.
+enum Kept {
+    /// The reservation is held as long as the batches are, where a query gave them.
+    Memory(Vec<RecordBatch>, #[expect(dead_code)] Option<MemoryReservation>),
+    Disk(Arc<dyn SpillFile>, SpillManager),
+    /// In a file of the store.
+    Store(Shelf, String),
 }
 
 /// What a partition needs to keep its rows.
@@ -88,8 +96,11 @@ impl Keeper {
                 }
             }
         }
-        let spilled = file.map(|mut f| f.finish()).transpose()?.flatten().map(|file| (file, manager));
-        Ok(Part { rows, batches, spilled, _reservation: Some(reservation) })
+        let kept = match file.map(|mut f| f.finish()).transpose()?.flatten() {
+            Some(file) => Kept::Disk(file, manager),
+            None => Kept::Memory(batches, Some(reservation)),
+        };
+        Ok(Part { rows, kept })
     }
 }
 
@@ -110,6 +121,8 @@ pub(crate) struct Reading {
 #[derive(Clone)]
 pub(crate) struct Spool {
     parts: Arc<Vec<Part>>,
+    /// The place of the first row: that of the first block that is here.
+    first: u64,
     through: Option<Arc<Training>>,
 }
 
@@ -121,18 +134,30 @@ impl fmt::Debug for Spool {
 
 impl Spool {
     pub(crate) fn new(parts: Vec<Part>) -> Spool {
-        Spool { parts: Arc::new(parts), through: None }
+        Spool { parts: Arc::new(parts), first: 0, through: None }
     }
 
     /// Rows that somebody else keeps count of.
     pub(crate) fn of(batch: RecordBatch) -> Spool {
         let rows = batch.num_rows() as u64;
-        Spool::new(vec![Part { rows, batches: vec![batch], spilled: None, _reservation: None }])
+        Spool::new(vec![Part { rows, kept: Kept::Memory(vec![batch], None) }])
+    }
+
+    /// Rows in files of the store, from the row `first` on.
+    pub(crate) fn stored(shelf: &Shelf, blocks: &[Block], first: u64) -> Spool {
+        let part =
+            |block: &Block| Part { rows: block.rows, kept: Kept::Store(shelf.clone(), block.file.clone()) };
+        Spool { first, ..Spool::new(blocks.iter().map(part).collect()) }
     }
 
     /// The same rows, each with the columns that are made of it.
     pub(crate) fn through(&self, training: Arc<Training>) -> Spool {
-        Spool { parts: self.parts.clone(), through: Some(training) }
+        Spool { through: Some(training), ..self.clone() }
+    }
+
+    /// With the columns that another has made of its rows.
+    pub(crate) fn made_like(self, other: &Spool) -> Spool {
+        Spool { through: other.through.clone(), ..self }
     }
 
     /// All rows.
@@ -159,14 +184,18 @@ impl Spool {
                 Some(training) => take(first, training.apply(&batch)?),
             }
         };
-        let mut first = 0;
+        let mut first = self.first;
         for part in self.parts.iter() {
             let end = first + part.rows;
             if first < rows.end && rows.start < end {
                 let mut cut = Cut { rows: rows.clone(), at: first, take: &mut take };
-                match &part.spilled {
-                    None => part.batches.iter().try_for_each(|batch| cut.batch(batch))?,
-                    Some((file, manager)) => {
+                match &part.kept {
+                    Kept::Memory(batches, _) => batches.iter().try_for_each(|batch| cut.batch(batch))?,
+                    Kept::Store(shelf, file) => {
+                        let bytes = reading.handle.block_on(shelf.read(file))?;
+                        StreamReader::try_new(bytes.as_ref(), None)?.try_for_each(|b| cut.batch(&b?))?;
+                    }
+                    Kept::Disk(file, manager) => {
                         let mut stream = manager.read_spill_as_stream_unbuffered(file.clone(), None)?;
                         while let Some(batch) = reading.handle.block_on(stream.next()) {
                             cut.batch(&batch?)?;

@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type};
 use datafusion::common::{Result, exec_err};
+use serde::{Deserialize, Serialize};
 
 use crate::encode::Encoder;
 use crate::options::ClassWeights;
@@ -14,7 +15,7 @@ use crate::options::ClassWeights;
 const COLUMN: &str = " weight";
 
 /// A weight by a column of the query, by the class, or by both.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Weights {
     column: Option<String>,
     /// In the order of the network's outputs.

@@ -13,41 +13,44 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::about::About;
+use crate::job::{Job, JobExec, MlJob};
 use crate::models::Models;
 use crate::name::ModelName;
 use crate::predict::{MlPredict, PredictExec, PredictSettings};
-use crate::store::VersionEntry;
+use crate::store::{VersionEntry, WorkFolder};
 
 /// In front of what is ours; no message of protobuf starts so. The number changes with what follows.
-const TAG: &[u8] = b"firesteel/1\n";
+const TAG: &[u8] = b"firesteel/2\n";
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Node {
-    model: ModelName,
-    version: u64,
-    about: About,
-    settings: PredictSettings,
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Node {
+    Predict { model: ModelName, version: u64, about: Box<About>, settings: PredictSettings },
+    Job { folder: WorkFolder, job: Job },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operator {
-    entry: VersionEntry,
-    settings: PredictSettings,
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Operator {
+    Predict { entry: Box<VersionEntry>, settings: PredictSettings },
+    Job { folder: WorkFolder, job: Job },
 }
 
-/// A logical node; none when it is not `ML.PREDICT` or one like it.
+/// A logical node; none when it is neither `ML.PREDICT` or one like it, nor a job of a training.
 ///
 /// # Errors
 /// `Internal` when it has not got its version yet.
 pub fn encode_node(node: &dyn UserDefinedLogicalNode) -> Result<Option<Vec<u8>>> {
+    if let Some(node) = node.as_any().downcast_ref::<MlJob>() {
+        let (folder, job) = node.parts();
+        return encode(&Node::Job { folder: folder.clone(), job: job.clone() }).map(Some);
+    }
     let Some(node) = node.as_any().downcast_ref::<MlPredict>() else { return Ok(None) };
     let Some(version) = node.version else {
         return internal_err!("the version of model {} was not settled before it was sent", node.model);
     };
-    let (about, settings) = (About::clone(&node.about), node.settings.clone());
-    encode(&Node { model: node.model.clone(), version, about, settings }).map(Some)
+    let (about, settings) = (Box::new(About::clone(&node.about)), node.settings.clone());
+    encode(&Node::Predict { model: node.model.clone(), version, about, settings }).map(Some)
 }
 
 /// What [`encode_node`] wrote; none when it was somebody else.
@@ -55,20 +58,30 @@ pub fn encode_node(node: &dyn UserDefinedLogicalNode) -> Result<Option<Vec<u8>>>
 /// # Errors
 /// `Plan` when another release of Firesteel wrote it.
 pub fn decode_node(bytes: &[u8], inputs: &[LogicalPlan]) -> Result<Option<Arc<dyn UserDefinedLogicalNode>>> {
-    let Some(Node { model, version, about, settings }) = decode(bytes)? else { return Ok(None) };
-    let [input] = inputs else { return internal_err!("MlPredict has one input") };
-    let node = MlPredict::new(Arc::new(input.clone()), model, Some(version), Arc::new(about), settings)?;
-    Ok(Some(Arc::new(node)))
+    let Some(node) = decode(bytes)? else { return Ok(None) };
+    let [input] = inputs else { return internal_err!("a node of Firesteel has one input") };
+    let input = input.clone();
+    Ok(Some(match node {
+        Node::Predict { model, version, about, settings } => {
+            let (input, about) = (Arc::new(input), Arc::from(about));
+            Arc::new(MlPredict::new(input, model, Some(version), about, settings)?)
+        }
+        Node::Job { folder, job } => Arc::new(MlJob::new(input, folder, job)?),
+    }))
 }
 
-/// An operator; none when it is not that of `ML.PREDICT`.
+/// An operator; none when it is neither that of `ML.PREDICT` nor of a job.
 ///
 /// # Errors
 /// `External` of the serialiser.
 pub fn encode_operator(operator: &Arc<dyn ExecutionPlan>) -> Result<Option<Vec<u8>>> {
+    if let Some(job) = operator.downcast_ref::<JobExec>() {
+        let (folder, job) = job.parts();
+        return encode(&Operator::Job { folder: folder.clone(), job: job.clone() }).map(Some);
+    }
     let Some(predict) = operator.downcast_ref::<PredictExec>() else { return Ok(None) };
     let (entry, settings) = predict.parts();
-    encode(&Operator { entry: entry.clone(), settings: settings.clone() }).map(Some)
+    encode(&Operator::Predict { entry: Box::new(entry.clone()), settings: settings.clone() }).map(Some)
 }
 
 /// What [`encode_operator`] wrote; none when it was somebody else.
@@ -80,10 +93,15 @@ pub fn decode_operator(
     inputs: &[Arc<dyn ExecutionPlan>],
     models: &Arc<Models>,
 ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    let Some(Operator { entry, settings }) = decode(bytes)? else { return Ok(None) };
-    let [input] = inputs else { return internal_err!("PredictExec has one input") };
-    let predict = PredictExec::of_version(input.clone(), Arc::new(entry), settings, models.clone())?;
-    Ok(Some(Arc::new(predict)))
+    let Some(operator) = decode(bytes)? else { return Ok(None) };
+    let [input] = inputs else { return internal_err!("an operator of Firesteel has one input") };
+    let (input, models) = (input.clone(), models.clone());
+    Ok(Some(match operator {
+        Operator::Predict { entry, settings } => {
+            Arc::new(PredictExec::of_version(input, Arc::from(entry), settings, models)?)
+        }
+        Operator::Job { folder, job } => Arc::new(JobExec::new(input, folder, job, models)),
+    }))
 }
 
 fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
@@ -113,6 +131,7 @@ mod tests {
     use datafusion::prelude::SessionContext;
 
     use super::*;
+    use crate::job::Look;
     use crate::{Firesteel, ModelStore};
 
     async fn session(folder: &std::path::Path) -> (SessionContext, Firesteel) {
@@ -170,12 +189,37 @@ mod tests {
         assert_eq!(rows(back).await.unwrap(), rows(here).await.unwrap());
     }
 
+    #[tokio::test]
+    async fn jobs_come_back_as_they_were_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let (context, firesteel) = session(folder.path()).await;
+        let input = context.sql("SELECT 1 AS x").await.unwrap().into_optimized_plan().unwrap();
+        let look = Look { features: Vec::new(), label: Some("y".into()), classifier: true };
+        for job in [Job::Work, Job::Deal { look: None }, Job::Deal { look: Some(look) }] {
+            let work = WorkFolder::new(&ModelName::bare("m"));
+            let node = MlJob::new(input.clone(), work.clone(), job.clone()).unwrap();
+            let bytes = encode_node(&node).unwrap().unwrap();
+            let back = decode_node(&bytes, std::slice::from_ref(&input)).unwrap().unwrap();
+            assert_eq!(back.as_any().downcast_ref(), Some(&node));
+
+            let rows = context.state().create_physical_plan(&input).await.unwrap();
+            let models = firesteel.models().clone();
+            let exec: Arc<dyn ExecutionPlan> = Arc::new(JobExec::new(rows.clone(), work, job, models));
+            let bytes = encode_operator(&exec).unwrap().unwrap();
+            let back = decode_operator(&bytes, &[rows], firesteel.models()).unwrap().unwrap();
+            let parts = |exec: &Arc<dyn ExecutionPlan>| {
+                format!("{:?}", exec.downcast_ref::<JobExec>().unwrap().parts())
+            };
+            assert_eq!(parts(&back), parts(&exec));
+        }
+    }
+
     #[test]
     fn what_others_wrote_is_left_to_them_and_another_release_is_an_error() {
         assert!(decode_node(b"\x0a\x03abc", &[]).unwrap().is_none());
         let e = decode_node(b"firesteel/9\n{}", &[]).unwrap_err().to_string();
         assert!(e.contains("another release of Firesteel"), "{e}");
-        let e = decode_node(b"firesteel/1\n{\"model\": 3}", &[]).unwrap_err().to_string();
+        let e = decode_node(b"firesteel/2\n{\"model\": 3}", &[]).unwrap_err().to_string();
         assert!(e.contains("cannot be read"), "{e}");
         assert!(decode_node(b"", &[]).unwrap().is_none());
     }

@@ -10,6 +10,7 @@
 //! | [`params`] | the table of hyper-parameters |
 //! | [`data`] | record batches to tensors |
 //! | [`trainer`] | [`Trainer`], [`Session`]: the loop |
+//! | [`rounds`] | the loop of workers that never meet: [`Round`] |
 //! | [`event`] | [`Event`]: what a training tells |
 //! | [`model`] | [`Model`]: what it gives |
 //! | [`predict`] | [`Predictor`]: scoring, reconstruction losses, the values of inner layers |
@@ -38,16 +39,18 @@ mod nearest;
 mod order;
 pub mod params;
 pub mod predict;
+pub mod rounds;
 mod schedule;
 mod tensors;
 pub mod trainer;
 mod validate;
 
 pub use config::{DataConfig, Feature, Task, TrainConfig};
-pub use data::{Encoding, Preprocessing, Scaling, Shard, ShardBuilder};
+pub use data::{Encoding, Preprocessing, Scaling, Shard, ShardBuilder, Statistics};
 pub use event::{EpochRecord, Event};
 pub use identity::checkpoint_key;
 pub use model::{Model, ModelInfo};
 pub use params::Params;
 pub use predict::{Embeddings, Predictions, Predictor, ReconstructionLoss};
+pub use rounds::Round;
 pub use trainer::{Session, Trainer};

@@ -88,7 +88,7 @@ impl Trainer {
         let machine = group.once_all_have(machine)?;
         let mut fit = Fit::new(&self.config, group, prepared, machine);
         hear(fit.started());
-        let outcome = fit.run(&session.cancel, hear);
+        let outcome = fit.run(&session.cancel, hear, &mut Fit::epoch);
         if let Err(e) = &outcome
             && !matches!(e.kind(), Kind::Diverged | Kind::PeerLost | Kind::Timeout)
         {
@@ -102,7 +102,7 @@ impl Trainer {
     }
 
     /// That a model reads the columns of this training, and learned the same.
-    fn check_start(&self, model: &Model) -> Result<()> {
+    pub(crate) fn check_start(&self, model: &Model) -> Result<()> {
         let named = |names: Vec<&str>| names.join(", ");
         let read = named(model.preprocessing().columns.iter().map(|c| c.column()).collect());
         let given = named(self.config.data.features.iter().map(|f| f.column.as_str()).collect());
@@ -156,7 +156,7 @@ fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
 }
 
 /// What trains: all that a worker has to allocate.
-struct Machine {
+pub(crate) struct Machine {
     graph: Arc<Graph>,
     replica: Replica,
     sharded: Sharded,
@@ -167,7 +167,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(
+    pub(crate) fn new(
         config: &TrainConfig,
         group: &Group,
         prepared: &Prepared,
@@ -200,7 +200,7 @@ impl Machine {
     }
 
     /// With the weights of a model of the same network.
-    fn start_from(&mut self, model: &Model) -> Result<()> {
+    pub(crate) fn start_from(&mut self, model: &Model) -> Result<()> {
         if model.graph.spec() != self.graph.spec() {
             return Err(Error::argument(
                 "the model that training is to go on from has another network; give it the same layers",
@@ -225,8 +225,8 @@ impl Machine {
 }
 
 /// A training that runs.
-struct Fit<'a> {
-    config: &'a TrainConfig,
+pub(crate) struct Fit<'a> {
+    pub(crate) config: &'a TrainConfig,
     group: Group,
     agreed: Agreed,
     training: Rows,
@@ -236,26 +236,37 @@ struct Fit<'a> {
     /// Training rows of all workers.
     rows: u64,
     validation_rows: u64,
-    graph: Arc<Graph>,
-    replica: Replica,
-    sharded: Sharded,
-    moments: Moments,
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) replica: Replica,
+    pub(crate) sharded: Sharded,
+    pub(crate) moments: Moments,
     gather: Gather,
+    /// The positions of this worker's rows in the epoch, sorted.
+    picks: Vec<(u64, u32)>,
     validator: Validator,
-    progress: Progress,
+    pub(crate) progress: Progress,
     /// Weights and buffers of the best epoch, where early stopping wants them.
     best: Option<(Vec<f32>, Vec<f32>)>,
     resumed_at: usize,
 }
 
+/// What makes an epoch of a training, and gives the weighted mean of the rows' losses.
+pub(crate) type Pass<'p, 'a> = dyn FnMut(&mut Fit<'a>, usize, &Cancel) -> Result<f64> + 'p;
+
 impl<'a> Fit<'a> {
-    fn new(config: &'a TrainConfig, group: Group, prepared: Prepared, machine: Machine) -> Fit<'a> {
+    pub(crate) fn new(
+        config: &'a TrainConfig,
+        group: Group,
+        prepared: Prepared,
+        machine: Machine,
+    ) -> Fit<'a> {
         let Prepared { agreed, training, validation, first, rows, validation_rows } = prepared;
         let Machine { graph, replica, sharded, moments, progress, best } = machine;
         Fit {
             config,
             group,
             gather: Gather::new(&training),
+            picks: Vec::with_capacity(training.len),
             validator: validator(config, &agreed),
             agreed,
             training,
@@ -273,7 +284,7 @@ impl<'a> Fit<'a> {
         }
     }
 
-    fn started(&self) -> Event {
+    pub(crate) fn started(&self) -> Event {
         Event::Started {
             world: self.group.world(),
             rows: self.rows,
@@ -289,8 +300,12 @@ impl<'a> Fit<'a> {
     }
 
     /// All epochs; whether it stopped early.
-    fn run(&mut self, cancel: &Cancel, hear: &mut dyn FnMut(Event)) -> Result<bool> {
-        let mut picks = Vec::with_capacity(self.training.len);
+    pub(crate) fn run(
+        &mut self,
+        cancel: &Cancel,
+        hear: &mut dyn FnMut(Event),
+        pass: &mut Pass<'_, 'a>,
+    ) -> Result<bool> {
         while self.progress.epoch < self.config.params.epochs {
             if self.is_out_of_patience() {
                 return Ok(true);
@@ -298,7 +313,7 @@ impl<'a> Fit<'a> {
             let epoch = self.progress.epoch + 1;
             let _span = info_span!("epoch", epoch).entered();
             let started = Instant::now();
-            let loss = self.epoch(epoch, &mut picks, cancel)?;
+            let loss = pass(self, epoch, cancel)?;
             let training = started.elapsed().as_secs_f64();
             self.average_buffers()?;
             let validation = self.validate()?;
@@ -323,11 +338,12 @@ impl<'a> Fit<'a> {
     }
 
     /// One pass over all rows; the weighted mean of their losses.
-    fn epoch(&mut self, epoch: usize, picks: &mut Vec<(u64, u32)>, cancel: &Cancel) -> Result<f64> {
+    pub(crate) fn epoch(&mut self, epoch: usize, cancel: &Cancel) -> Result<f64> {
         let batch = self.config.params.batch_size as u64;
         let order = Order::new(self.rows, self.config.params.seed, epoch);
         // `prepare` has checked that rows fit in an u32.
-        order.sorted(self.first, self.training.len as u32, picks);
+        order.sorted(self.first, self.training.len as u32, &mut self.picks);
+        let picks = &self.picks;
         let most = picks.chunk_by(|a, b| a.0 / batch == b.0 / batch).map(<[_]>::len).max().unwrap_or(0);
         self.replica.reserve(most)?;
         let steps = self.steps_per_epoch();
@@ -341,8 +357,9 @@ impl<'a> Fit<'a> {
                 ));
             }
             let first = nth * batch;
-            let end = next + picks[next..].partition_point(|(position, _)| *position < first + batch);
-            self.gather.fill(&self.training, &picks[next..end], first);
+            let rest = &self.picks[next..];
+            let end = next + rest.partition_point(|(position, _)| *position < first + batch);
+            self.gather.fill(&self.training, &self.picks[next..end], first);
             next = end;
             let totals = self.step(steps.saturating_mul(self.config.params.epochs as u64))?;
             sum.loss += totals.loss;
@@ -352,10 +369,15 @@ impl<'a> Fit<'a> {
                 return Err(diverged(epoch, step, &format!("the loss is {}", totals.loss)));
             }
         }
-        if !self.replica.weights().iter().all(|w| w.is_finite()) {
-            return Err(diverged(epoch, self.progress.step, "a weight is no longer finite"));
-        }
+        self.check_weights(epoch)?;
         Ok(sum.loss / sum.weight)
+    }
+
+    pub(crate) fn check_weights(&self, epoch: usize) -> Result<()> {
+        match self.replica.weights().iter().all(|w| w.is_finite()) {
+            true => Ok(()),
+            false => Err(diverged(epoch, self.progress.step, "a weight is no longer finite")),
+        }
     }
 
     /// One update with the gathered rows; the totals of all workers.
@@ -409,6 +431,7 @@ impl<'a> Fit<'a> {
         }
         let kind = self.validator.metric;
         let metric = self.last_gain(|record| record.validation_metric, |a, b| kind.better(a, b, by));
+        // A loss is the better the lower it is, as an error is.
         let loss = self.last_gain(|record| record.validation_loss, |a, b| Metric::Mse.better(a, b, by));
         self.progress.epoch - metric.max(loss) >= patience
     }
@@ -435,20 +458,34 @@ impl<'a> Fit<'a> {
         if !self.config.checkpoints || interval == 0 || !self.progress.epoch.is_multiple_of(interval) {
             return Ok(());
         }
-        let state = checkpoint::owned_state(&self.sharded, &self.moments);
-        let Some(parts) = self.group.gather(state)? else { return Ok(()) };
-        let vectors = Vectors {
-            weights: self.replica.weights().to_vec(),
-            buffers: self.replica.buffers().to_vec(),
-            slots: checkpoint::join_state(parts, self.moments.slots().len(), self.graph.len())?,
-            best: self.best.clone(),
-        };
+        let Some(mut vectors) = self.vectors()? else { return Ok(()) };
+        vectors.best = self.best.clone();
         let bytes = checkpoint::write(self.config, &self.graph, &self.agreed, &self.progress, &vectors)?;
         hear(Event::Checkpoint { epoch: self.progress.epoch, step: self.progress.step, bytes });
         Ok(())
     }
 
-    fn into_model(self) -> Result<Model> {
+    /// All vectors as they are now, on rank 0.
+    fn vectors(&mut self) -> Result<Option<Vectors>> {
+        let state = checkpoint::owned_state(&self.sharded, &self.moments);
+        let Some(parts) = self.group.gather(state)? else { return Ok(None) };
+        Ok(Some(Vectors {
+            weights: self.replica.weights().to_vec(),
+            buffers: self.replica.buffers().to_vec(),
+            slots: checkpoint::join_state(parts, self.moments.slots().len(), self.graph.len())?,
+            best: None,
+        }))
+    }
+
+    /// Where a lone worker is, as a checkpoint of the training `config`, without a past.
+    pub(crate) fn state(&mut self, config: &TrainConfig) -> Result<Bytes> {
+        let vectors = self.vectors()?.ok_or_else(|| Error::internal("a lone worker has no rank 0"))?;
+        let Progress { epoch, step, .. } = self.progress;
+        let progress = Progress { epoch, step, history: Vec::new(), best: None };
+        checkpoint::write(config, &self.graph, &self.agreed, &progress, &vectors)
+    }
+
+    pub(crate) fn into_model(self) -> Result<Model> {
         let (weights, buffers) =
             self.best.unwrap_or_else(|| (self.replica.weights().to_vec(), self.replica.buffers().to_vec()));
         let config = serde_json::to_value(self.config)

@@ -18,6 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use firesteel_sql::create::CreateModel;
+use firesteel_sql::job::{Job, MlJob};
 use firesteel_sql::measure::MlMeasure;
 use firesteel_sql::models::Models;
 use firesteel_sql::planner::{MlExtensionPlanner, prepare};
@@ -55,8 +56,8 @@ pub async fn connect_with(url: &str, state: SessionState, store: ModelStore) -> 
 
 type Cluster = Arc<dyn QueryPlanner + Send + Sync>;
 
-/// Sends queries to the cluster. Trainings and measures stay, over rows that come from there; so does what reads only
-/// what the client has.
+/// Sends queries to the cluster. Trainings and measures stay, over rows that come from there, or over what its tasks learn
+/// of them; so does what reads only what the client has.
 #[derive(Clone)]
 struct ClientPlanner {
     models: Arc<Models>,
@@ -112,6 +113,10 @@ fn consumes(node: &dyn UserDefinedLogicalNode) -> bool {
     node.as_any().is::<CreateModel>() || node.as_any().is::<MlMeasure>()
 }
 
+fn is_work(node: &dyn UserDefinedLogicalNode) -> bool {
+    node.as_any().downcast_ref::<MlJob>().is_some_and(|job| *job.job() == Job::Work)
+}
+
 fn ends_here(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|plan| {
@@ -124,7 +129,7 @@ fn ends_here(plan: &LogicalPlan) -> Result<bool> {
 }
 
 /// Whether all that a plan reads is in the client's memory, which no other machine sees: constants, what a statement of
-/// ours answers, and the schema `ml`.
+/// ours answers, and the schema `ml`. Tasks of a training are constants too, and are for others to do.
 fn starts_here(plan: &LogicalPlan) -> Result<bool> {
     let mut here = true;
     plan.apply_with_subqueries(|plan| {
@@ -133,6 +138,7 @@ fn starts_here(plan: &LogicalPlan) -> Result<bool> {
                 scan.table_name.schema() == Some("ml") || source_as_provider(&scan.source)?.is::<MemTable>()
             }
             LogicalPlan::Copy(_) | LogicalPlan::Dml(_) => false,
+            LogicalPlan::Extension(Extension { node }) => !is_work(node.as_ref()),
             _ => true,
         };
         Ok(if here { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })

@@ -1,4 +1,4 @@
-//! Codecs that know `ML.PREDICT` and leave everything else to the codec inside.
+//! Codecs that know `ML.PREDICT` and the jobs of trainings, and leave everything else to the codec inside.
 
 use std::sync::Arc;
 

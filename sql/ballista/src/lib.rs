@@ -2,7 +2,8 @@
 //!
 //! Predictions run where the rows are: a query with `ML.PREDICT` or `nn_predict_value` is shipped, and every executor
 //! reads the model from the store by itself. `CREATE MODEL` and measures run their query on the cluster and the rest in
-//! the client, to which the rows stream. All three roles need Firesteel, and a store that all of them reach:
+//! the client, to which the rows stream; with `sync = 'average'` the executors train, by a job an epoch, and rows stay.
+//! All three roles need Firesteel, and a store that all of them reach:
 //!
 //! ```no_run
 //! # use std::sync::Arc;

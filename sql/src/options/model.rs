@@ -36,6 +36,8 @@ pub struct ModelOptions {
     pub seed: Option<i64>,
     /// Parallel workers; one a partition of the query when absent.
     pub workers: Option<usize>,
+    /// Whether workers agree by the mean of their weights, once an epoch.
+    pub average: bool,
     /// Where the query's rows are kept between epochs.
     pub cache: Cache,
     /// What a string that training has not seen is in a prediction.
@@ -246,6 +248,7 @@ impl ModelOptions {
             split,
             seed: given.whole("seed"),
             workers: given.count("workers"),
+            average: given.text("sync") == Some("average"),
             cache: cache(&given),
             on_unseen: match given.text("on_unseen") {
                 Some("error") => OnUnseen::Error,

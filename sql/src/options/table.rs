@@ -175,15 +175,13 @@ pub const ROWS: &[Row] = &[
     ),
     param("max_categories", "max_categories", ""),
     row("workers", Kind::CountOrAuto, "auto", "parallel workers; auto takes one a partition of the query"),
-    Row {
-        not_yet: &["average"],
-        ..row(
-            "sync",
-            Kind::Choice(&["auto", "sync"]),
-            "auto",
-            "how workers agree: by the sum of gradients, each step",
-        )
-    },
+    row(
+        "sync",
+        Kind::Choice(&["auto", "sync", "average"]),
+        "auto",
+        "how workers agree: by the sum of gradients, each step; or average, by the mean of their weights, each epoch, as \
+         workers can that never run at the same time: those of a cluster",
+    ),
     Row {
         not_yet: &["cuda", "gpu"],
         ..row("device", Kind::Choice(&["auto", "cpu"]), "auto", "what computes")
@@ -222,7 +220,7 @@ pub const ROWS: &[Row] = &[
     row("l1_reg", Kind::NotYet("use l2_reg"), "0", ""),
     row("l1_reg_activation", Kind::NotYet("make the narrowest layer narrower"), "0", ""),
     row("grad_clip_norm", Kind::NotYet("lower learn_rate"), "0", ""),
-    row("sync_every", Kind::NotYet("workers agree each step"), "0", ""),
+    row("sync_every", Kind::NotYet("workers agree each step, or each epoch with sync = 'average'"), "0", ""),
     row("encoding", Kind::NotYet("cast the column to the type that says it: a string is a category"), "", ""),
     row("enable_global_explain", Kind::NotYet("leave it out"), "false", ""),
     row("integrated_gradients_num_steps", Kind::NotYet("leave it out"), "0", ""),

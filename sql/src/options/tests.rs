@@ -232,7 +232,7 @@ fn mistakes_are_named() {
         ),
         ("device='cuda:7'", "device 'cuda:7' is not supported yet"),
         ("precision='bf16'", "precision 'bf16' is not supported yet"),
-        ("sync='average'", "sync 'average' is not supported yet"),
+        ("sync='never'", "sync expects one of auto, sync, average, got 'never'"),
         ("l1_reg=0.1", "l1_reg is not supported yet at line 2 column 10; use l2_reg"),
         ("hidden_units=[4]", "model_type is required: one of dnn_classifier, "),
         (

@@ -142,7 +142,7 @@ fn check_files(files: &[(String, Bytes)]) -> Result<()> {
     Ok(())
 }
 
-async fn sha256(bytes: &Bytes) -> Result<String> {
+pub(super) async fn sha256(bytes: &Bytes) -> Result<String> {
     let hash = |bytes: Bytes| format!("{:x}", Sha256::digest(&bytes));
     let bytes = bytes.clone();
     if bytes.len() <= HASH_INLINE {

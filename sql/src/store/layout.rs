@@ -5,6 +5,7 @@
 //!    v/0000000007-<ulid>/<file>   the files of a version, immutable
 //!    log/0000000012.json          a commit
 //!    checkpoint/<key>             the state of a training that has not ended
+//!    work/<ulid>/<sha256>         what the workers of a running training pass on, where they never meet
 //! ```
 //!
 //! Schema and name are path segments made by [`encode`].
@@ -18,6 +19,7 @@ use crate::ModelName;
 const LOG: &str = "log";
 const VERSIONS: &str = "v";
 const CHECKPOINTS: &str = "checkpoint";
+const WORK: &str = "work";
 /// What file systems allow.
 const LONGEST_SEGMENT: usize = 255;
 
@@ -68,9 +70,10 @@ pub(super) fn version(name: &ModelName, version: u64, id: Ulid) -> Result<String
     Ok(format!("{}/{VERSIONS}/{version:010}-{id}", model(name)?))
 }
 
-/// When the writer of a version's folder began; none for a folder that is not ours.
+/// When the writer of a folder of a version, or of a training, began; none for a folder that is not ours.
 pub(super) fn started(folder: &Path) -> Option<u64> {
-    let (_, id) = folder.filename()?.split_once('-')?;
+    let name = folder.filename()?;
+    let id = name.split_once('-').map_or(name, |(_, id)| id);
     Ulid::from_string(id).ok().map(|id| id.timestamp_ms())
 }
 
@@ -92,6 +95,16 @@ pub(super) fn checkpoints(prefix: &Path, name: &ModelName) -> Result<Path> {
 /// The checkpoint of a training.
 pub(super) fn checkpoint(prefix: &Path, name: &ModelName, key: &str) -> Result<Path> {
     within(prefix, &format!("{}/{CHECKPOINTS}/{key}", model(name)?))
+}
+
+/// The folder of what trainings of a model pass on.
+pub(super) fn works(prefix: &Path, name: &ModelName) -> Result<Path> {
+    within(prefix, &format!("{}/{WORK}", model(name)?))
+}
+
+/// The folder of one of them.
+pub(super) fn work(prefix: &Path, name: &ModelName, id: &str) -> Result<Path> {
+    within(&works(prefix, name)?, id)
 }
 
 /// An entry of a log.

@@ -66,12 +66,14 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod vacuum;
+mod work;
 mod write;
 
 pub use cache::Cache;
 pub use commit::{CommitInfo, FORMAT_VERSION, FileEntry};
 pub use snapshot::{ModelEntry, Snapshot, VersionEntry};
 pub use vacuum::{GRACE, VacuumReport};
+pub use work::WorkFolder;
 pub use write::CreateMode;
 
 /// Models in an object store. Share it by `Arc`; any number of processes may use the same folder.

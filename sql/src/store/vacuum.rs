@@ -24,6 +24,9 @@ pub const GRACE: Duration = Duration::from_secs(60 * 60);
 /// How many times the grace a checkpoint stays: a week. Whoever goes on from it may come back on Monday.
 const CHECKPOINT_GRACES: u32 = 7 * 24;
 
+/// How many times the grace the folder of a training stays to which nothing is added: a day. An epoch may be long.
+const WORK_GRACES: u32 = 24;
+
 /// What a vacuum did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VacuumReport {
@@ -44,7 +47,7 @@ pub struct VacuumReport {
 impl ModelStore {
     /// Drops all but the newest `retain` versions of each model (the active one always stays), then removes the folders
     /// of dropped versions, and of trainings that were never committed, after [`GRACE`], and checkpoints that nobody went on
-    /// from for a week.
+    /// from for a week. What the workers of a training pass on is removed a day after the last of it.
     pub async fn vacuum(&self, retain: Option<u64>) -> Result<VacuumReport> {
         self.vacuum_after(retain, GRACE).await
     }
@@ -57,10 +60,13 @@ impl ModelStore {
         }
         // Folders before logs: what is committed in between is then named by a log.
         let names = self.names().await?;
-        let folders = self.version_folders(&names).await?;
+        let folders = self.folders_of(&names, layout::versions).await?;
         let needs = Needs::new(&*self.look().await?, &self.prefix)?;
         for folder in folders {
             self.vacuum_folder(&folder, &needs, grace, &mut report).await?;
+        }
+        for folder in self.folders_of(&names, layout::works).await? {
+            self.vacuum_folder(&folder, &needs, grace * WORK_GRACES, &mut report).await?;
         }
         for name in names {
             self.vacuum_checkpoints(&name, grace * CHECKPOINT_GRACES, &mut report).await?;
@@ -84,10 +90,15 @@ impl ModelStore {
         Ok(dropped)
     }
 
-    async fn version_folders(&self, names: &[ModelName]) -> Result<Vec<Path>> {
+    /// What is in a folder of each model.
+    async fn folders_of(
+        &self,
+        names: &[ModelName],
+        of: fn(&Path, &ModelName) -> Result<Path>,
+    ) -> Result<Vec<Path>> {
         let mut folders = Vec::new();
         for name in names {
-            let path = layout::versions(&self.prefix, name)?;
+            let path = of(&self.prefix, name)?;
             let listed = self.store.list_with_delimiter(Some(&path)).await.map_err(reading(&path))?;
             folders.extend(listed.common_prefixes);
         }
@@ -139,7 +150,7 @@ impl ModelStore {
         }
     }
 
-    async fn remove(&self, folder: &Path, files: &[ObjectMeta]) -> Result<()> {
+    pub(super) async fn remove(&self, folder: &Path, files: &[ObjectMeta]) -> Result<()> {
         let paths: Vec<_> = files.iter().map(|file| Ok(file.location.clone())).collect();
         let mut removed = self.store.delete_stream(futures::stream::iter(paths).boxed());
         while let Some(file) = removed.next().await {
@@ -166,7 +177,7 @@ impl ModelStore {
 }
 
 /// A path of a store on this machine.
-fn local(root: &std::path::Path, path: &Path) -> PathBuf {
+pub(super) fn local(root: &std::path::Path, path: &Path) -> PathBuf {
     path.parts().fold(root.to_owned(), |local, part| local.join(part.as_ref()))
 }
 

@@ -1,6 +1,7 @@
 //! The acceptance queries, as files of statements and results, and what needs more than statements.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod apart;
 mod sessions;
 mod slt;
 

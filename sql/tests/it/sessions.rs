@@ -20,7 +20,7 @@ use futures::StreamExt;
 use crate::ALONE;
 
 /// A session with the flowers, on a store that others have too.
-async fn session(store: &Path) -> Firesteel {
+pub async fn session(store: &Path) -> Firesteel {
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
     let firesteel = Firesteel::register(&context, ModelStore::directory(store).unwrap()).await.unwrap();
     let table = "CREATE EXTERNAL TABLE iris STORED AS CSV LOCATION 'tests/data/iris.csv' \
@@ -30,7 +30,7 @@ async fn session(store: &Path) -> Firesteel {
 }
 
 /// What a statement prints.
-async fn run(firesteel: &Firesteel, sql: &str) -> Result<String> {
+pub async fn run(firesteel: &Firesteel, sql: &str) -> Result<String> {
     Ok(pretty_format_batches(&firesteel.sql(sql).await?.collect().await?)?.to_string())
 }
 
@@ -96,7 +96,7 @@ fn training_threads() -> BTreeSet<String> {
 }
 
 /// Waits for the end of trainings that nobody waits for.
-fn all_stopped() {
+pub fn all_stopped() {
     let dropped = Instant::now();
     while !training_threads().is_empty() {
         assert!(dropped.elapsed() < Duration::from_secs(1), "{:?}", training_threads());

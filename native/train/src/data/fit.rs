@@ -118,6 +118,69 @@ pub(crate) fn prepare(
     })
 }
 
+/// What a worker says of its rows that meets no other, as JSON on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Statistics {
+    survey: Survey,
+    summary: Summary,
+}
+
+impl Statistics {
+    /// Of the rows of one worker, which may have none.
+    pub(crate) fn of(config: &TrainConfig, mut shard: Shard) -> Result<Statistics> {
+        let survey = shard.survey();
+        // A vector that was NULL in all rows has no width here, and nothing to say.
+        let columns = survey.columns.iter().flatten().map(|(kind, width)| (*kind, width.unwrap_or(0)));
+        let columns: Vec<_> = columns.collect();
+        shard.settle(&columns);
+        let held = shard.held(config, 0);
+        let summary = shard.summary(config, &held, &shares(config, &columns))?;
+        Ok(Statistics { survey, summary })
+    }
+}
+
+/// What workers that never meet agree on, and how many rows they train on.
+///
+/// # Errors
+/// As [`prepare`].
+pub(crate) fn agree_apart(config: &TrainConfig, parts: Vec<Statistics>) -> Result<(Agreed, u64)> {
+    let (surveys, mut summaries): (Vec<Survey>, Vec<Summary>) =
+        parts.into_iter().map(|part| (part.survey, part.summary)).unzip();
+    let columns = settle(&config.data.features, &surveys)?;
+    check_totals(config, summaries.iter().map(|s| s.totals))?;
+    let rows = summaries.iter().map(|s| s.totals.training).sum();
+    // Of who had no rows.
+    summaries.retain(|summary| !summary.columns.is_empty());
+    let agreed = agree(config, &columns, &shares(config, &columns), &surveys, &summaries)?;
+    Ok((agreed, rows))
+}
+
+/// Training and held-out rows of a worker that is told what all agreed on.
+///
+/// # Errors
+/// `InvalidData` naming the column.
+pub(crate) fn encode_alone(
+    config: &TrainConfig,
+    mut shard: Shard,
+    agreed: &Agreed,
+    rank: usize,
+) -> Result<(Rows, Rows)> {
+    let column = |encoding: &Encoding| match encoding {
+        Encoding::Number { .. } => (Kind::Number, 1),
+        Encoding::Vector { shape, .. } => (Kind::Vector, shape.iter().product()),
+        Encoding::Category { .. } | Encoding::OneHot { .. } => (Kind::Text, 1),
+    };
+    let mut columns: Vec<_> = agreed.preprocessing.columns.iter().map(column).collect();
+    for ((_, width), raw) in columns.iter_mut().zip(&shard.features) {
+        if let Raw::Vector(VectorColumn { width: Some(found), .. }) = raw {
+            *width = *found;
+        }
+    }
+    shard.settle(&columns);
+    let held = shard.held(config, 0);
+    encode(shard, agreed, &held, config, rank)
+}
+
 impl Totals {
     fn of(training: &Rows, held_out: &Rows) -> Totals {
         let weight = |rows: &Rows| (0..rows.len).map(|row| f64::from(rows.weight(row))).sum();

@@ -15,7 +15,8 @@ mod split;
 mod statistics;
 mod vocabulary;
 
-pub(crate) use fit::{Agreed, Prepared, prepare};
+pub use fit::Statistics;
+pub(crate) use fit::{Agreed, Prepared, agree_apart, encode_alone, prepare};
 pub use preprocess::{Encoding, Preprocessing, Scaling};
 pub(crate) use raw::{Invalid, Reader, Where};
 pub(crate) use rows::{Gather, Rows, Tensor, features};

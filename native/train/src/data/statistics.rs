@@ -40,6 +40,14 @@ impl Spread {
 
     /// Takes the values of `other` in (Chan et al. 1979).
     pub(crate) fn merge(&mut self, other: &Spread) -> Result<()> {
+        // Of vectors that were all NULL: nobody knew how wide they are.
+        if other.count.is_empty() {
+            return Ok(());
+        }
+        if self.count.is_empty() {
+            *self = other.clone();
+            return Ok(());
+        }
         if self.count.len() != other.count.len() {
             return Err(Error::internal("workers send statistics of different widths"));
         }

@@ -8,6 +8,7 @@ mod files;
 mod input;
 mod learning;
 mod resume;
+mod rounds;
 mod support;
 mod wide_and_deep;
 mod world;

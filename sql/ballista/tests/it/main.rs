@@ -110,6 +110,11 @@ async fn two_executors_predict_what_one_process_predicts() {
 
     measures_and_answers(&here, &remote).await;
     trainings(&here, &remote).await;
+    let before = cluster.written();
+    averages(&here, &remote).await;
+    let epochs = cluster.written().iter().zip(before).map(|(now, before)| now - before).min();
+    assert!(epochs.unwrap() > 10, "each executor trained: {epochs:?}");
+    assert!(!models.path().join("public/average/work").read_dir().unwrap().any(|left| left.is_ok()));
     errors(&remote).await;
 
     let (ports, folders) = tokio::task::block_in_place(|| cluster.stop());
@@ -189,6 +194,36 @@ async fn trainings(here: &Firesteel, remote: &Firesteel) {
     let newest = rows(remote, &of("")).await;
     assert!(difference(&newest, &rows(here, &of("@2")).await, "prob") <= 1e-6);
     assert!(difference(&newest, &far, "prob") > 1e-6);
+}
+
+/// Trainings whose rows stay on the cluster and whose epochs are jobs of it.
+async fn averages(here: &Firesteel, remote: &Firesteel) {
+    let train = |name: &str, rest: &str| {
+        format!(
+            "CREATE MODEL {name} TRANSFORM (ML.STANDARD_SCALER(age) OVER () AS age, plan, spend, churned)
+             OPTIONS (model_type = 'dnn_classifier', input_label_cols = ['churned'], hidden_units = [16],
+                      sync = 'average', workers = {FILES}, learn_rate = 0.01, {rest})
+             AS SELECT age, plan, spend, churned FROM customers"
+        )
+    };
+    // One file a partition, here and there.
+    for (firesteel, name) in [(here, "average"), (remote, "distant_average")] {
+        let told = rows(firesteel, &train(name, "max_iterations = 10, data_split_method = 'random'")).await;
+        assert_eq!(told.num_rows(), 10);
+    }
+    let predicted = |model: &str| {
+        format!("SELECT id, nn_prob('{model}', true, age, plan, spend) AS prob FROM customers ORDER BY id")
+    };
+    let (near, far) =
+        (rows(here, &predicted("average")).await, rows(here, &predicted("distant_average")).await);
+    assert!(difference(&near, &far, "prob") <= 1e-6);
+    let measured = "SELECT roc_auc > 0.95 AS good FROM ML.EVALUATE(MODEL distant_average, TABLE customers)";
+    assert!(shown(&rows(here, measured).await).contains("true"));
+
+    let plan = shown(&rows(remote, &format!("EXPLAIN {}", train("third", "max_iterations = 1"))).await);
+    assert!(plan.contains("TrainExec: model=third, workers=8, sync=average"), "{plan}");
+    let e = fails(remote, &train("third", "optimizer = 'sgd', l2_reg = 1e30")).await;
+    assert!(e.contains("training diverged in epoch"), "{e}");
 }
 
 async fn errors(remote: &Firesteel) {

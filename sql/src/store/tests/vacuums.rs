@@ -6,6 +6,7 @@ use super::*;
 suite!(
     an_uncommitted_training_goes_after_its_grace,
     a_checkpoint_stays_for_a_week,
+    what_workers_pass_on_stays_for_a_day,
     old_versions_go_but_the_active_one_stays,
     a_dropped_version_can_be_read_until_its_grace_is_over,
     a_commit_during_a_vacuum_is_safe,
@@ -49,6 +50,30 @@ async fn a_checkpoint_stays_for_a_week(place: Place) {
     assert_eq!(store.checkpoint(&name("iris"), "key").await.unwrap(), None);
     store.drop_checkpoint(&name("iris"), "key").await.unwrap();
     assert_eq!(content(&place.open(), "iris").await.unwrap(), "one");
+}
+
+async fn what_workers_pass_on_stays_for_a_day(place: Place) {
+    let store = place.open();
+    let folders = [WorkFolder::new(&name("iris")), WorkFolder::new(&name("iris"))];
+    let mut files = Vec::new();
+    for folder in &folders {
+        files.push(store.keep_work(folder, Bytes::from("state")).await.unwrap());
+        assert_eq!(store.keep_work(folder, Bytes::from("state")).await.unwrap(), files[0]);
+    }
+    assert_eq!(place.open().work(&folders[0], &files[0]).await.unwrap(), "state");
+    assert!(models(&place.open()).await.is_empty());
+    // One ends.
+    store.end_work(&folders[0]).await.unwrap();
+    let e = store.work(&folders[0], &files[0]).await.unwrap_err().to_string();
+    assert!(e.contains("reading a file of the training of 'iris'"), "{e}");
+    // The other was killed.
+    let report = store.vacuum(None).await.unwrap();
+    assert_eq!((report.folders_removed, report.folders_waiting), (0, 1));
+    assert_eq!(store.work(&folders[1], &files[1]).await.unwrap(), "state");
+    let report = store.vacuum_after(None, Duration::ZERO).await.unwrap();
+    assert_eq!((report.folders_removed, report.files_removed, report.bytes_removed), (1, 1, 5));
+    store.work(&folders[1], &files[1]).await.unwrap_err();
+    store.drop_work(&folders[1], &files[1]).await.unwrap();
 }
 
 async fn old_versions_go_but_the_active_one_stays(place: Place) {

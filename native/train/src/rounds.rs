@@ -1,0 +1,207 @@
+//! Training with workers that never run at the same time: a round is an epoch of each on its own rows, after which what
+//! they learned is averaged, each counted by the weight of its rows (McDonald et al. 2010; local SGD, Stich 2019).
+//!
+//! Whoever hands out the rounds calls [`Trainer::fit_by_rounds`], which holds the weights, validates and decides when to
+//! stop. A worker is a function: [`Trainer::statistics`] of its rows once, then [`Trainer::round`] from the state that all
+//! begin the epoch with. It may run anywhere, later, or twice.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use firesteel_comm::{Cancel, Fabric, Options, local_world};
+use firesteel_error::{Error, Result};
+
+use crate::checkpoint::{self, Checkpoint, Vectors};
+use crate::config::TrainConfig;
+use crate::data::{Prepared, Shard, Statistics, agree_apart, encode_alone};
+use crate::event::Event;
+use crate::group::Group;
+use crate::model::Model;
+use crate::order::mix;
+use crate::trainer::{Fit, Machine, Session, Trainer};
+
+/// What a worker made of an epoch.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// The mean loss of its rows while they were trained on.
+    pub loss: f64,
+    /// The sum of their weights; the number of rows where they have none.
+    pub weight: f64,
+    /// Its weights, running statistics and optimizer state.
+    pub state: Bytes,
+}
+
+/// Hands the state out that an epoch begins with, and what every worker made of it in, in the order of ranks.
+pub type HandOut<'a> = dyn FnMut(Bytes, &mut dyn FnMut(Round) -> Result<()>) -> Result<()> + 'a;
+
+impl Trainer {
+    /// What all workers must know of one worker's rows.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the column whose values are too large.
+    pub fn statistics(&self, shard: Shard) -> Result<Statistics> {
+        self.check_apart()?;
+        Statistics::of(self.config(), shard)
+    }
+
+    /// An epoch over one worker's rows; nothing where it has none to train on. `rank` draws the order of the rows and what
+    /// dropout drops.
+    ///
+    /// # Errors
+    /// `Corrupt` for a state of another training; `InvalidData` naming the column; `Diverged`; `Cancelled`.
+    pub fn round(
+        &self,
+        shard: Shard,
+        rank: usize,
+        from: Bytes,
+        threads: usize,
+        cancel: &Cancel,
+    ) -> Result<Option<Round>> {
+        self.check_apart()?;
+        let from = Checkpoint::read(from, self.config())?;
+        let agreed = from.agreed().clone();
+        let (training, validation) = encode_alone(self.config(), shard, &agreed, rank)?;
+        let weight: f64 = (0..training.len).map(|row| f64::from(training.weight(row))).sum();
+        if weight <= 0.0 {
+            return Ok(None);
+        }
+        let mut config = self.config().clone();
+        // Whoever hands the rounds out holds rows out, and waits.
+        config.params.patience = 0;
+        if rank > 0 {
+            config.params.seed = mix(config.params.seed as u64 ^ rank as u64) as i64;
+        }
+        let group = Group::new(alone()?);
+        let rows = training.len as u64;
+        let prepared = Prepared { agreed, training, validation, first: 0, rows, validation_rows: 0 };
+        let machine = Machine::new(&config, &group, &prepared, threads.max(1), Some(&from))?;
+        let mut fit = Fit::new(&config, group, prepared, machine);
+        let epoch = fit.progress.epoch + 1;
+        let loss = fit.epoch(epoch, cancel)?;
+        fit.progress.epoch = epoch;
+        Ok(Some(Round { loss, weight, state: fit.state(self.config())? }))
+    }
+
+    /// Trains by rounds. `parts` are of all workers, `held_out` the rows that validate, marked as such.
+    /// The fabric of the session is a lone worker's.
+    ///
+    /// # Errors
+    /// As [`Trainer::fit`], and those of `hand_out`.
+    pub fn fit_by_rounds(
+        &self,
+        parts: Vec<Statistics>,
+        held_out: Shard,
+        session: Session,
+        hand_out: &mut HandOut<'_>,
+        hear: &mut dyn FnMut(Event),
+    ) -> Result<Model> {
+        let started = Instant::now();
+        self.check_apart()?;
+        let config = self.config();
+        let resume = session.resume.map(|file| Checkpoint::read(file, config)).transpose()?;
+        let start = session.start.filter(|_| resume.is_none());
+        if let Some(model) = &start {
+            self.check_start(model)?;
+        }
+        let world = parts.len();
+        let known = resume.as_ref().map(|c| c.agreed().clone()).or(start.as_ref().map(|m| m.agreed()));
+        let (agreed, rows) = agree_apart(config, parts)?;
+        let agreed = known.unwrap_or(agreed);
+        let (training, validation) = encode_alone(config, held_out, &agreed, 0)?;
+        if training.len > 0 {
+            return Err(Error::internal("rows to validate on are not held out"));
+        }
+        let validation_rows = validation.len as u64;
+        let prepared = Prepared { agreed, training, validation, first: 0, rows, validation_rows };
+        let group = Group::new(session.fabric);
+        let mut machine = Machine::new(config, &group, &prepared, session.threads.max(1), resume.as_ref())?;
+        if let Some(model) = &start {
+            machine.start_from(model)?;
+        }
+        let mut fit = Fit::new(config, group, prepared, machine);
+        match fit.started() {
+            Event::Started { rows, validation_rows, weights, resumed_at, .. } => {
+                let most = rows.div_ceil(world.max(1) as u64);
+                let steps_per_epoch = most.div_ceil(config.params.batch_size as u64);
+                hear(Event::Started { world, rows, validation_rows, steps_per_epoch, weights, resumed_at });
+            }
+            other => hear(other),
+        }
+        let mut pass = |fit: &mut Fit<'_>, epoch: usize, _: &Cancel| {
+            let mut mean = Mean::new(fit);
+            hand_out(fit.state(fit.config)?, &mut |round| mean.add(fit.config, round))?;
+            let Mean { weight, loss, step, vectors, .. } = mean;
+            if weight <= 0.0 {
+                return Err(Error::internal("no worker made an epoch"));
+            }
+            fit.replica.weights_mut().copy_from_slice(&vectors.weights);
+            fit.replica.buffers_mut().copy_from_slice(&vectors.buffers);
+            checkpoint::take_state(&fit.sharded, &mut fit.moments, &vectors.slots);
+            fit.progress.step = step.round() as u64;
+            fit.check_weights(epoch)?;
+            Ok(loss)
+        };
+        let early = fit.run(&session.cancel, hear, &mut pass)?;
+        let (epochs, step) = (fit.progress.epoch, fit.progress.step);
+        hear(Event::Finished { epochs, step, early, seconds: started.elapsed().as_secs_f64() });
+        fit.into_model()
+    }
+
+    /// That each row says by itself whether it is held out.
+    fn check_apart(&self) -> Result<()> {
+        let TrainConfig { params, data, .. } = self.config();
+        if data.validation.is_none() && params.validation_fraction > 0.0 {
+            return Err(Error::argument(format!(
+                "validationFraction is {}, expected 0 and a validation column: workers that never meet cannot draw rows",
+                params.validation_fraction
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The fabric of a worker that talks to nobody.
+fn alone() -> Result<Arc<dyn Fabric>> {
+    let fabric = local_world(1, &Options::default())?.pop();
+    fabric.map(|mesh| Arc::new(mesh) as _).ok_or_else(|| Error::internal("a world of one has no worker"))
+}
+
+/// A mean of states that come one after another.
+struct Mean {
+    graph: Arc<firesteel_model::Graph>,
+    weight: f64,
+    loss: f64,
+    step: f64,
+    vectors: Vectors,
+}
+
+impl Mean {
+    fn new(fit: &Fit<'_>) -> Mean {
+        let (weights, buffers) = (vec![0.0; fit.graph.len()], vec![0.0; fit.graph.buffers_len()]);
+        let slots = vec![weights.clone(); fit.moments.slots().len()];
+        let vectors = Vectors { weights, buffers, slots, best: None };
+        Mean { graph: fit.graph.clone(), weight: 0.0, loss: 0.0, step: 0.0, vectors }
+    }
+
+    fn add(&mut self, config: &TrainConfig, round: Round) -> Result<()> {
+        let Round { loss, weight, state } = round;
+        let state = Checkpoint::read(state, config)?;
+        let slots = self.vectors.slots.len();
+        let theirs = state.vectors(&self.graph, slots)?;
+        self.weight += weight;
+        // Of the first, all: one worker's mean is what it has, to the bit.
+        let share = weight / self.weight;
+        self.loss += (loss - self.loss) * share;
+        self.step += (state.progress().step as f64 - self.step) * share;
+        let mean = |mine: &mut [f32], theirs: &[f32]| {
+            for (mine, theirs) in mine.iter_mut().zip(theirs) {
+                *mine += (theirs - *mine) * share as f32;
+            }
+        };
+        mean(&mut self.vectors.weights, &theirs.weights);
+        mean(&mut self.vectors.buffers, &theirs.buffers);
+        self.vectors.slots.iter_mut().zip(&theirs.slots).for_each(|(mine, theirs)| mean(mine, theirs));
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! Workers that never meet.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use bytes::Bytes;
+use firesteel_comm::{Cancel, local_world};
+use firesteel_error::{Error, Kind, Result};
+use firesteel_train::{Event, Model, Round, Session, Shard, ShardBuilder, Statistics, TrainConfig, Trainer};
+
+use crate::support::*;
+
+/// Trains by rounds on one partition a worker; the first validates.
+fn by_rounds(
+    config: &TrainConfig,
+    parts: &[RecordBatch],
+    resume: Option<Bytes>,
+) -> Result<(Model, Vec<Event>)> {
+    let trainer = Trainer::new(config.clone())?;
+    let statistics = |(rank, rows): (usize, &RecordBatch)| {
+        let told = trainer.statistics(shard(config, rank, rows)?)?;
+        // As it travels.
+        let json = serde_json::to_string(&told).unwrap();
+        Ok::<Statistics, Error>(serde_json::from_str(&json).unwrap())
+    };
+    let told = parts.iter().enumerate().map(statistics).collect::<Result<Vec<_>>>()?;
+    let mut hand_out = |from: Bytes, take: &mut dyn FnMut(Round) -> Result<()>| {
+        for (rank, rows) in parts.iter().enumerate() {
+            let shard = shard(config, rank, rows)?;
+            if let Some(round) = trainer.round(shard, rank, from.clone(), 1, &Cancel::new())? {
+                take(round)?;
+            }
+        }
+        Ok(())
+    };
+    let fabric = Arc::new(local_world(1, &options())?.remove(0));
+    let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume, start: None };
+    let mut events = Vec::new();
+    let held = held_out(config, parts)?;
+    let model = trainer.fit_by_rounds(told, held, session, &mut hand_out, &mut |e| events.push(e))?;
+    Ok((model, events))
+}
+
+/// The first checkpoint of a training.
+fn checkpoint(events: &[Event]) -> Bytes {
+    let found = events.iter().find_map(|e| match e {
+        Event::Checkpoint { bytes, .. } => Some(bytes.clone()),
+        _ => None,
+    });
+    found.unwrap()
+}
+
+fn held_out(config: &TrainConfig, parts: &[RecordBatch]) -> Result<Shard> {
+    let mut builder = ShardBuilder::new(config, 0)?;
+    let Some(column) = &config.data.validation else { return Ok(builder.finish()) };
+    for rows in parts {
+        let held = rows.column_by_name(column).unwrap().as_boolean();
+        for row in (0..rows.num_rows()).filter(|row| held.value(*row)) {
+            builder.push(&rows.slice(row, 1))?;
+        }
+    }
+    Ok(builder.finish())
+}
+
+/// A configuration over [`tabular`], which says which rows are held out.
+fn validated(params: &str) -> TrainConfig {
+    let network = r#"{"tabular": {"hidden": [16], "dropout": 0.1}}"#;
+    let rest = r#""label": "late", "validation": "held""#;
+    config("classification", network, params, r#"["distance", "hour", "carrier"]"#, rest)
+}
+
+#[test]
+fn one_worker_trains_as_ever() {
+    let params = r#"{"epochs": 5, "batchSize": 32, "schedule": "cosine", "patience": 4}"#;
+    let sgd = r#"{"epochs": 4, "optimizer": "sgd", "momentum": 0.9}"#;
+    for (config, rows) in [(validated(params), tabular(300)), (digits(sgd), images(200))] {
+        let whole = train(&config, &rows);
+        let (model, events) = by_rounds(&config, &[rows], None).unwrap();
+        assert_eq!(model.weights(), whole.weights());
+        assert_eq!(model.preprocessing(), whole.preprocessing());
+        let told = |model: &Model| {
+            let told =
+                |r: &firesteel_train::EpochRecord| (r.step, r.loss, r.validation_loss, r.validation_metric);
+            model.history().iter().map(told).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&model), told(&whole));
+        assert!(matches!(events[0], Event::Started { world: 1, .. }));
+    }
+}
+
+#[test]
+fn many_agree_on_what_all_rows_say() {
+    let mut config = validated(r#"{"epochs": 12, "batchSize": 16, "learningRate": 0.01}"#);
+    config.data.weight = Some("weight".into());
+    let rows = tabular(900);
+    // The second has no rows, and the third none that count.
+    let mut parts = cut(&rows, &[500, 0, 1]);
+    assert_eq!(parts[2].num_rows(), 1);
+    parts[2] = rows.slice(400, 1);
+    let together = train_on(Talk::Local, &config, &parts, None).remove(0).model.unwrap();
+    let (model, _) = by_rounds(&config, &parts, None).unwrap();
+    assert_eq!(model.preprocessing(), together.preprocessing());
+    let auc = |model: &Model| model.history().last().unwrap().validation_metric.unwrap();
+    assert!(auc(&model) > 0.9 && auc(&model) > auc(&together) - 0.05, "{} {}", auc(&model), auc(&together));
+    // Again, to the bit.
+    assert_eq!(by_rounds(&config, &parts, None).unwrap().0.weights(), model.weights());
+    // The rows that do not count do not count.
+    parts.remove(2);
+    let without = by_rounds(&config, &parts, None).unwrap().0;
+    assert_eq!(without.history().len(), model.history().len());
+}
+
+#[test]
+fn a_mean_counts_workers_by_their_rows() {
+    // One step of SGD a worker from the same weights: the mean of the steps is the step of all.
+    let network = r#"{"mlp": {"hidden": []}}"#;
+    let params = r#"{"epochs": 1, "batchSize": 1000, "optimizer": "sgd", "learningRate": 0.5}"#;
+    let mut config =
+        config("classification", network, params, r#"["distance", "hour"]"#, r#""label": "late""#);
+    config.data.weight = Some("weight".into());
+    let rows = tabular(300);
+    let whole = train(&config, &rows);
+    let (model, _) = by_rounds(&config, &cut(&rows, &[200]), None).unwrap();
+    for (a, b) in model.weights().iter().zip(whole.weights()) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+    assert!((losses(&model)[0] - losses(&whole)[0]).abs() < 1e-6);
+}
+
+#[test]
+fn ranks_draw_by_themselves() {
+    let config = TrainConfig { checkpoints: true, ..flights(r#"{"epochs": 1, "batchSize": 16}"#) };
+    let rows = tabular(100);
+    let (_, events) = by_rounds(&config, std::slice::from_ref(&rows), None).unwrap();
+    let trainer = Trainer::new(config.clone()).unwrap();
+    let state = |rank| {
+        let rows = shard(&config, rank, &rows).unwrap();
+        trainer.round(rows, rank, checkpoint(&events), 1, &Cancel::new()).unwrap().unwrap().state
+    };
+    assert_eq!(state(1), state(1));
+    assert_ne!(state(0), state(1));
+}
+
+#[test]
+fn goes_on_from_a_checkpoint() {
+    let mut config = validated(r#"{"epochs": 5, "batchSize": 32, "patience": 9}"#);
+    config.checkpoints = true;
+    let parts = deal(&tabular(400), 3);
+    let (whole, events) = by_rounds(&config, &parts, None).unwrap();
+    let (_, events) = by_rounds(&config, &parts, Some(checkpoint(&events[..4]))).unwrap();
+    assert!(matches!(events[0], Event::Started { resumed_at: 1, world: 3, .. }));
+    let (model, _) = by_rounds(&config, &parts, Some(checkpoint(&events[3..]))).unwrap();
+    assert_eq!(model.weights(), whole.weights());
+    assert_eq!(losses(&model), losses(&whole));
+}
+
+#[test]
+fn what_cannot_be() {
+    let parts = deal(&tabular(100), 2);
+    let refused = |config: &TrainConfig, parts: &[RecordBatch]| by_rounds(config, parts, None).unwrap_err();
+    let e = refused(&flights(r#"{"validationFraction": 0.2}"#), &parts);
+    assert!(
+        e.to_string().starts_with("validationFraction is 0.2, expected 0 and a validation column"),
+        "{e}"
+    );
+    let e = refused(&flights("{}"), &[tabular(0), tabular(0)]);
+    assert_eq!(e.to_string(), "there are no rows to train on");
+    let e = refused(&flights(r#"{"learningRate": 1e30, "optimizer": "sgd", "epochs": 3}"#), &parts);
+    assert_eq!(e.kind(), Kind::Diverged);
+    // A state of another training.
+    let (_, events) =
+        by_rounds(&TrainConfig { checkpoints: true, ..flights(r#"{"epochs": 1}"#) }, &parts, None).unwrap();
+    let state = checkpoint(&events);
+    let other = flights(r#"{"learningRate": 0.5}"#);
+    let rows = shard(&other, 0, &parts[0]).unwrap();
+    let e = Trainer::new(other).unwrap().round(rows, 0, state, 1, &Cancel::new()).unwrap_err();
+    assert!(e.to_string().contains("learningRate"), "{e}");
+}

@@ -1,0 +1,377 @@
+//! What a training whose workers never meet has done elsewhere: its rows kept where workers find them, and the tasks of
+//! its epochs. Both are one operator, which works partition by partition, so that a cluster runs it where it likes.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, Result, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::encode::{Feature, Vocabularies};
+use crate::models::Models;
+use crate::pack::stream;
+use crate::store::WorkFolder;
+use crate::task;
+
+/// Rows are kept in blocks of about so many bytes: a worker reads those that have its rows.
+const BLOCK: usize = 32 << 20;
+
+/// What is done, each of whose partitions answers with one row or more.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// The input's rows are kept; `look` is what to learn of them meanwhile.
+    Deal {
+        /// Absent where `TRANSFORM` has yet to make of them what is looked at.
+        look: Option<Look>,
+    },
+    /// The input's rows are tasks, which are done.
+    Work,
+}
+
+/// What is learned of rows before they can be encoded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Look {
+    /// The columns that are learned from.
+    pub features: Vec<Feature>,
+    /// The column that is learned.
+    pub label: Option<String>,
+    /// Whether it has classes.
+    pub classifier: bool,
+}
+
+impl Look {
+    pub(crate) fn at(&self, batch: &RecordBatch, seen: &mut Vocabularies) -> Result<()> {
+        seen.push(batch, &self.features, self.label.as_deref(), self.classifier)
+    }
+}
+
+/// Where a training keeps what its workers pass on.
+#[derive(Clone, Debug)]
+pub(crate) struct Shelf {
+    pub(crate) models: Arc<Models>,
+    pub(crate) folder: WorkFolder,
+}
+
+impl Shelf {
+    pub(crate) async fn keep(&self, bytes: impl Into<Bytes>) -> Result<String> {
+        self.models.store().keep_work(&self.folder, bytes.into()).await
+    }
+
+    pub(crate) async fn read(&self, file: &str) -> Result<Bytes> {
+        self.models.store().work(&self.folder, file).await
+    }
+
+    pub(crate) async fn remove(&self, file: &str) -> Result<()> {
+        self.models.store().drop_work(&self.folder, file).await
+    }
+}
+
+/// Rows that are kept: an Arrow stream in a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Block {
+    pub(crate) file: String,
+    pub(crate) rows: u64,
+}
+
+/// Keeps batches.
+pub(crate) struct Blocks {
+    shelf: Shelf,
+    batches: Vec<RecordBatch>,
+    bytes: usize,
+    kept: Vec<Block>,
+}
+
+impl Blocks {
+    pub(crate) fn new(shelf: &Shelf) -> Blocks {
+        Blocks { shelf: shelf.clone(), batches: Vec::new(), bytes: 0, kept: Vec::new() }
+    }
+
+    pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.bytes += batch.get_array_memory_size();
+        self.batches.push(batch);
+        match self.bytes < BLOCK {
+            true => Ok(()),
+            false => self.keep().await,
+        }
+    }
+
+    pub(crate) async fn finish(mut self) -> Result<Vec<Block>> {
+        self.keep().await?;
+        Ok(self.kept)
+    }
+
+    async fn keep(&mut self) -> Result<()> {
+        let batches = std::mem::take(&mut self.batches);
+        self.bytes = 0;
+        let Some(first) = batches.first() else { return Ok(()) };
+        // Metadata is written in random order, and the file's name says what is in it.
+        let schema = Schema::new(first.schema().fields().clone());
+        let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+        let file = self.shelf.keep(stream(&schema, &batches)?).await?;
+        self.kept.push(Block { file, rows });
+        Ok(())
+    }
+}
+
+/// What a partition of [`Job::Deal`] answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Dealt {
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) seen: Vocabularies,
+}
+
+async fn deal(mut rows: SendableRecordBatchStream, shelf: &Shelf, look: Option<&Look>) -> Result<Dealt> {
+    let (mut blocks, mut seen) = (Blocks::new(shelf), Vocabularies::default());
+    while let Some(batch) = rows.next().await {
+        let batch = batch?;
+        if let Some(look) = look {
+            look.at(&batch, &mut seen)?;
+        }
+        blocks.push(batch).await?;
+    }
+    Ok(Dealt { blocks: blocks.finish().await?, seen })
+}
+
+/// The schema of answers: JSON.
+pub(crate) fn answers() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("answer", DataType::Utf8, false)]))
+}
+
+fn answer(message: &impl Serialize) -> Result<RecordBatch> {
+    let json = serde_json::to_string(message).map_err(|e| DataFusionError::External(e.into()))?;
+    Ok(RecordBatch::try_new(answers(), vec![Arc::new(StringArray::from(vec![json]))])?)
+}
+
+/// The messages in the first column of batches.
+///
+/// # Errors
+/// `Internal` for one that cannot be read.
+pub(crate) fn messages<T: DeserializeOwned>(batches: &[RecordBatch]) -> Result<Vec<T>> {
+    let mut messages = Vec::new();
+    for batch in batches {
+        let texts = arrow::compute::cast(batch.column(0), &DataType::Utf8)?;
+        for text in texts.as_string::<i32>().iter().flatten() {
+            messages.push(
+                serde_json::from_str(text)
+                    .or_else(|e| internal_err!("a message of a training cannot be read: {e}"))?,
+            );
+        }
+    }
+    Ok(messages)
+}
+
+/// The logical node.
+#[derive(Clone, Debug)]
+pub struct MlJob {
+    input: Arc<LogicalPlan>,
+    folder: WorkFolder,
+    job: Job,
+    schema: DFSchemaRef,
+}
+
+impl MlJob {
+    /// Over rows to keep, or over tasks.
+    ///
+    /// # Errors
+    /// Of DataFusion.
+    pub fn new(input: LogicalPlan, folder: WorkFolder, job: Job) -> Result<MlJob> {
+        let schema = Arc::new(DFSchema::try_from(answers().as_ref().clone())?);
+        Ok(MlJob { input: Arc::new(input), folder, job, schema })
+    }
+
+    /// What is done.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    pub(crate) fn parts(&self) -> (&WorkFolder, &Job) {
+        (&self.folder, &self.job)
+    }
+}
+
+impl PartialEq for MlJob {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts() && self.input == other.input
+    }
+}
+
+impl Eq for MlJob {}
+
+impl PartialOrd for MlJob {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.parts().partial_cmp(&other.parts())?.then(self.input.partial_cmp(&other.input)?))
+    }
+}
+
+impl Hash for MlJob {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+        self.input.hash(state);
+    }
+}
+
+impl UserDefinedLogicalNodeCore for MlJob {
+    fn name(&self) -> &str {
+        "MlJob"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        Vec::new()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "MlJob: {}", self.job)
+    }
+
+    fn with_exprs_and_inputs(&self, _: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let Some(input) = inputs.pop() else { return internal_err!("MlJob has one input") };
+        Ok(MlJob { input: Arc::new(input), ..self.clone() })
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Job::Deal { .. } => "keep rows for workers",
+            Job::Work => "train",
+        })
+    }
+}
+
+/// The physical operator.
+#[derive(Debug, Clone)]
+pub struct JobExec {
+    input: Arc<dyn ExecutionPlan>,
+    job: Job,
+    shelf: Shelf,
+    properties: Arc<PlanProperties>,
+}
+
+impl JobExec {
+    pub(crate) fn new(
+        input: Arc<dyn ExecutionPlan>,
+        folder: WorkFolder,
+        job: Job,
+        models: Arc<Models>,
+    ) -> JobExec {
+        let properties = properties(&input);
+        JobExec { input, job, shelf: Shelf { models, folder }, properties }
+    }
+
+    pub(crate) fn parts(&self) -> (&WorkFolder, &Job) {
+        (&self.shelf.folder, &self.job)
+    }
+}
+
+fn properties(input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
+    Arc::new(PlanProperties::new(
+        EquivalenceProperties::new(answers()),
+        input.output_partitioning().clone(),
+        EmissionType::Incremental,
+        input.boundedness(),
+    ))
+}
+
+impl DisplayAs for JobExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "JobExec: {}", self.job)
+    }
+}
+
+impl ExecutionPlan for JobExec {
+    fn name(&self) -> &str {
+        "JobExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    /// The number of workers is the user's to choose, not the machine's.
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(input) = children.pop() else { return internal_err!("JobExec has one input") };
+        Ok(Arc::new(JobExec { properties: properties(&input), input, ..(*self).clone() }))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        use datafusion::physical_plan::execution_plan::ChildrenPropertiesMode::Recompute;
+        self.replace_children(children, ReplaceChildrenOptions::new(Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let mut input = self.input.execute(partition, context)?;
+        let mut builder = RecordBatchReceiverStreamBuilder::new(answers(), 1);
+        let (out, shelf, job) = (builder.tx(), self.shelf.clone(), self.job.clone());
+        // Dropping the stream ends it.
+        builder.spawn(async move {
+            let told = async |batch| _ = out.send(batch).await;
+            match job {
+                Job::Deal { look } => {
+                    let dealt = deal(input, &shelf, look.as_ref()).await?;
+                    told(answer(&dealt)).await;
+                }
+                Job::Work => {
+                    while let Some(batch) = input.next().await {
+                        for task in messages(&[batch?])? {
+                            told(answer(&task::perform(task, &shelf).await?)).await;
+                        }
+                    }
+                }
+            }
+            Ok(())
+        });
+        Ok(builder.build())
+    }
+}
