@@ -9,12 +9,11 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use datafusion::catalog::Session as DfSession;
-use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::{Extension, LogicalPlan, LogicalPlanBuilder, Union, lit};
 use datafusion::physical_plan::{ExecutionPlan, collect};
-use firesteel_comm::{Options, local_world};
 use firesteel_error::{Error, Kind};
 use firesteel_train::{Model, Round, Trainer};
 use serde_json::Value;
@@ -22,9 +21,9 @@ use tokio::runtime::Handle;
 
 use crate::about::About;
 use crate::encode::Vocabularies;
-use crate::error::outside;
+use crate::error::{inside, outside};
 use crate::fit::{Fit, Rows, Uses};
-use crate::job::{Block, Dealt, Job, Look, MlJob, Shelf, messages};
+use crate::job::{Block, Dealt, Job, Look, MlJob, Shelf, messages, written};
 use crate::roles::{Role, Roles};
 use crate::spool::Spool;
 use crate::task::{Answer, Done, Order, Task, What, failure};
@@ -65,8 +64,13 @@ pub(crate) struct Tidy {
 }
 
 impl Tidy {
-    pub(crate) fn new(shelf: Shelf) -> Tidy {
-        Tidy { shelf: Some(shelf), handle: Handle::current() }
+    /// Makes the folder.
+    ///
+    /// # Errors
+    /// `Execution` when the training is running already; of the store.
+    pub(crate) async fn begin(shelf: &Shelf) -> Result<Tidy> {
+        shelf.models.store().begin_work(&shelf.folder).await?;
+        Ok(Tidy { shelf: Some(shelf.clone()), handle: Handle::current() })
     }
 
     /// Now.
@@ -105,6 +109,12 @@ pub(crate) struct Apart {
     _tidy: Arc<Tidy>,
 }
 
+/// What tasks are given: the files of their [`Order`] and, for each rank, of what a column decides its rows are for.
+struct Given {
+    order: String,
+    roles: Vec<Option<String>>,
+}
+
 /// Rows that are held out.
 pub(crate) struct Held {
     evaluate: Spool,
@@ -135,9 +145,10 @@ impl Apart {
         context: &Arc<TaskContext>,
         tidy: Arc<Tidy>,
     ) -> Result<Begun> {
-        let mut dealt: Vec<Dealt> = messages(&collect(deal, context.clone()).await?)?;
+        let mut dealt: Vec<Dealt> = messages(&collect(deal, context.clone()).await?, &shelf).await?;
         dealt.retain(|part| !part.blocks.is_empty());
-        // A cluster answers in any order; what is in a part does not depend on that.
+        // A cluster answers in any order, and its tasks do not know which partitions of the query are theirs. What is in a
+        // part depends on neither.
         dealt.sort_by(|a, b| a.blocks[0].file.cmp(&b.blocks[0].file));
         let parts = dealt.len();
         let (mut blocks, mut seen) = (Vec::new(), Vocabularies::default());
@@ -162,9 +173,9 @@ impl Apart {
     ) -> Result<Vocabularies> {
         let (roles, weights) = (Roles::default(), Weights::default());
         let order = Order { about: about.clone(), along, config: Value::Null, weights, roles };
-        let order = self.shelf.keep(order.to_bytes()?).await?;
+        let given = Given { order: self.shelf.keep(order.to_bytes()?).await?, roles: vec![None; workers] };
         let mut seen = Vocabularies::default();
-        for done in self.done(&order, What::Look(look), workers).await? {
+        for done in self.done(&given, What::Look(look)).await? {
             match done {
                 Done::Look(of_part) => seen.merge(of_part),
                 other => return unexpected(&other),
@@ -173,36 +184,40 @@ impl Apart {
         Ok(seen)
     }
 
+    fn rows(&self) -> u64 {
+        self.blocks.iter().map(|block| block.rows).sum()
+    }
+
     /// Has every worker do its share of the rows; what came of it, by rank.
-    async fn done(&self, order: &str, what: What, workers: usize) -> Result<Vec<Done>> {
-        let rows: u64 = self.blocks.iter().map(|block| block.rows).sum();
-        let task = |rank: usize| {
-            let rows = share(rows, rank, workers);
+    async fn done(&self, given: &Given, what: What) -> Result<Vec<Done>> {
+        let workers = given.roles.len();
+        let mut tasks = Vec::with_capacity(workers);
+        for (rank, roles) in given.roles.iter().enumerate() {
+            let rows = share(self.rows(), rank, workers);
             let (first, blocks) = blocks_of(&self.blocks, &rows);
-            Task { rank, what: what.clone(), order: order.to_owned(), blocks, first, rows }
-        };
-        // One partition a task, so that each is one wherever it runs.
-        let plan = |rank| {
-            let json = serde_json::to_string(&task(rank)).map_err(|e| DataFusionError::External(e.into()))?;
-            LogicalPlanBuilder::values(vec![vec![lit(json)]])?.build().map(Arc::new)
-        };
-        let mut tasks = (0..workers).map(plan).collect::<Result<Vec<_>>>()?;
+            let (what, order, roles) = (what.clone(), given.order.clone(), roles.clone());
+            let text = written(&Task { rank, what, order, blocks, first, rows, roles }, &self.shelf).await?;
+            // One partition a task, so that each is one wherever it runs.
+            tasks.push(Arc::new(LogicalPlanBuilder::values(vec![vec![lit(text)]])?.build()?));
+        }
         let tasks = match tasks.len() {
             1 => Arc::unwrap_or_clone(tasks.remove(0)),
             _ => LogicalPlan::Union(Union::try_new_with_loose_types(tasks)?),
         };
         let job = MlJob::new(tasks, self.shelf.folder.clone(), Job::Work)?;
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(job) });
-        let mut answers: Vec<Answer> = messages(&self.jobs.run(&plan, &self.context).await?)?;
+        let answers = self.jobs.run(&plan, &self.context).await?;
+        let mut answers: Vec<Answer> = messages(&answers, &self.shelf).await?;
         answers.sort_by_key(|answer| answer.rank);
-        if !answers.iter().map(|answer| answer.rank).eq(0..workers) {
-            return internal_err!("{} of {workers} workers answered", answers.len());
+        let ranks: Vec<usize> = answers.iter().map(|answer| answer.rank).collect();
+        if !ranks.iter().copied().eq(0..workers) {
+            return internal_err!("of the workers 0 to {}, these answered: {ranks:?}", workers - 1);
         }
         Ok(answers.into_iter().map(|answer| answer.done).collect())
     }
 
     /// [`Apart::done`], for a thread that may wait; ends when the training is cancelled.
-    fn wait(&self, order: &str, what: What, fit: &Fit) -> firesteel_error::Result<Vec<Done>> {
+    fn wait(&self, given: &Given, what: What, fit: &Fit) -> firesteel_error::Result<Vec<Done>> {
         let cancel = &fit.reading.cancel;
         let cancelled = async {
             while !cancel.is_cancelled() {
@@ -211,15 +226,18 @@ impl Apart {
         };
         let done = fit.reading.handle.block_on(async {
             tokio::select! {
-                done = self.done(order, what, fit.workers) => done.map_err(inside),
+                done = self.done(given, what) => done.map_err(inside),
                 () = cancelled => Err(Error::new(Kind::Cancelled, "training was cancelled")),
             }
         })?;
-        let failed = |done| match done {
+        let failed = |(rank, done)| match done {
+            Done::Failed { kind, message } if fit.workers > 1 => {
+                Err(failure(kind, message).context(format!("worker {rank}")))
+            }
             Done::Failed { kind, message } => Err(failure(kind, message)),
             done => Ok(done),
         };
-        done.into_iter().map(failed).collect()
+        done.into_iter().enumerate().map(failed).collect()
     }
 
     /// Keeps rows apart that are held out, for the client to measure with.
@@ -229,8 +247,8 @@ impl Apart {
     pub(crate) fn hold_out(&self, fit: &Fit, roles: &Roles) -> Result<Held> {
         let (mut evaluated, mut tested) = (Vec::new(), Vec::new());
         if roles.any(Role::Evaluate) || roles.any(Role::Test) {
-            let order = self.order(fit, Value::Null, roles, &Weights::default()).map_err(outside)?;
-            for done in self.wait(&order, What::HoldOut, fit).map_err(outside)? {
+            let given = self.give(fit, Value::Null, roles, &Weights::default()).map_err(outside)?;
+            for done in self.wait(&given, What::HoldOut, fit).map_err(outside)? {
                 match done {
                     Done::HoldOut { evaluate, test } => {
                         evaluated.extend(evaluate);
@@ -244,18 +262,28 @@ impl Apart {
         Ok(Held { evaluate: spool(&evaluated), test: spool(&tested) })
     }
 
-    /// Keeps what all tasks have in common.
-    fn order(
+    /// Keeps what all tasks have in common, and what rows are for.
+    fn give(
         &self,
         fit: &Fit,
         config: Value,
         roles: &Roles,
         weights: &Weights,
-    ) -> firesteel_error::Result<String> {
+    ) -> firesteel_error::Result<Given> {
         let (about, along) = (fit.about.clone(), fit.spec.along());
         let order = Order { about, along, config, weights: weights.clone(), roles: roles.clone() };
-        let kept = order.to_bytes().and_then(|bytes| fit.reading.handle.block_on(self.shelf.keep(bytes)));
-        kept.map_err(inside)
+        let give = async {
+            let order = self.shelf.keep(order.to_bytes()?).await?;
+            let mut of_ranks = Vec::with_capacity(fit.workers);
+            for rank in 0..fit.workers {
+                of_ranks.push(match roles.fixed_bytes(&share(self.rows(), rank, fit.workers)) {
+                    Some(bytes) => Some(self.shelf.keep(bytes).await?),
+                    None => None,
+                });
+            }
+            Ok(Given { order, roles: of_ranks })
+        };
+        fit.reading.handle.block_on(give).map_err(inside)
     }
 
     /// A training.
@@ -271,9 +299,9 @@ impl Apart {
     ) -> firesteel_error::Result<Model> {
         let config = trainer.config();
         let json = serde_json::to_value(config).map_err(|e| Error::internal(e.to_string()))?;
-        let order = self.order(fit, json, &uses.roles, &uses.weights)?;
+        let given = self.give(fit, json, &uses.roles, &uses.weights)?;
         let mut statistics = Vec::new();
-        for done in self.wait(&order, What::Statistics, fit)? {
+        for done in self.wait(&given, What::Statistics, fit)? {
             match done {
                 Done::Statistics(of_part) => statistics.push(of_part),
                 other => return unexpected(&other).map_err(inside),
@@ -281,14 +309,13 @@ impl Apart {
         }
         let (spool, roles) = (held.of(Role::Evaluate), Roles::all_evaluate());
         let (about, weights, reading) = (&fit.about, &uses.weights, &fit.reading);
-        let rows = Rows { spool, about, roles: &roles, weights, reading };
+        let rows = Rows { spool, about, roles: &roles, weights, reading, evaluation: true };
         let held_out = rows.shard(config, 0, 0..spool.rows())?;
         let mut hand_out = |state: Bytes, take: &mut dyn FnMut(Round) -> firesteel_error::Result<()>| {
-            self.hand_out(fit, &order, state, take)
+            self.hand_out(fit, &given, state, take)
         };
-        let fabric = local_world(1, &Options::default())?.pop();
-        let fabric = fabric.ok_or_else(|| Error::internal("a world of one has no worker"))?;
-        let session = fit.session(Arc::new(fabric));
+        let (resume, start) = fit.beginning();
+        let session = firesteel_train::Apart { threads: 1, cancel: reading.cancel.clone(), resume, start };
         let mut hear = fit.listener(0, config.params.epochs);
         trainer.fit_by_rounds(statistics, held_out, session, &mut hand_out, &mut hear)
     }
@@ -297,33 +324,30 @@ impl Apart {
     fn hand_out(
         &self,
         fit: &Fit,
-        order: &str,
+        given: &Given,
         state: Bytes,
         take: &mut dyn FnMut(Round) -> firesteel_error::Result<()>,
     ) -> firesteel_error::Result<()> {
         let waiting = &fit.reading.handle;
         let from = waiting.block_on(self.shelf.keep(state)).map_err(inside)?;
-        let done = self.wait(order, What::Epoch(from.clone()), fit)?;
+        let done = self.wait(given, What::Epoch(from.clone()), fit);
         // A file may be of several, who learned the same.
         let mut files = BTreeSet::from([from]);
-        for done in done {
-            match done {
-                Done::Epoch(None) => {}
-                Done::Epoch(Some(epoch)) => {
-                    let state = waiting.block_on(self.shelf.read(&epoch.state)).map_err(inside)?;
-                    files.insert(epoch.state);
-                    take(Round { loss: epoch.loss, weight: epoch.weight, state })?;
-                }
-                other => return unexpected(&other).map_err(inside),
+        let mut take = |done| match done {
+            Done::Epoch(None) => Ok(()),
+            Done::Epoch(Some(epoch)) => {
+                let state = waiting.block_on(self.shelf.read(&epoch.state)).map_err(inside)?;
+                files.insert(epoch.state);
+                take(Round { loss: epoch.loss, weight: epoch.weight, state })
             }
-        }
-        let remove = async {
-            for file in &files {
-                self.shelf.remove(file).await?;
-            }
-            Ok(())
+            other => unexpected(&other).map_err(inside),
         };
-        waiting.block_on(remove).map_err(inside)
+        let taken = done.and_then(|done| done.into_iter().try_for_each(&mut take));
+        // What cannot be removed now is with all the rest.
+        for file in &files {
+            _ = waiting.block_on(self.shelf.remove(file));
+        }
+        taken
     }
 }
 
@@ -356,11 +380,6 @@ fn unexpected<T>(done: &Done) -> Result<T> {
     }
 }
 
-/// An error of DataFusion or the store, as the training loop has them.
-fn inside(e: DataFusionError) -> Error {
-    Error::data(e.strip_backtrace())
-}
-
 #[cfg(test)]
 mod tests {
     use arrow::array::{ArrayRef, AsArray, UInt64Array};
@@ -378,6 +397,7 @@ mod tests {
     async fn each_worker_reads_its_rows_and_knows_their_places() {
         let models = Arc::new(Models::open(ModelStore::memory()).await.unwrap());
         let shelf = Shelf { models, folder: WorkFolder::new(&ModelName::bare("m")) };
+        shelf.models.store().begin_work(&shelf.folder).await.unwrap();
         let (mut kept, mut next) = (Vec::new(), 0);
         for rows in [3u64, 1, 5, 4] {
             let values: ArrayRef = Arc::new(UInt64Array::from_iter_values(next..next + rows));
@@ -387,6 +407,8 @@ mod tests {
             next += rows;
         }
         let reading = Reading { handle: Handle::current(), cancel: Cancel::new() };
+        let damaged = vec![Block { rows: 4, ..kept[0].clone() }];
+        let broken = (Spool::stored(&shelf, &damaged, 0), reading.clone());
         let read = move |workers: usize| {
             let mut all = Vec::new();
             for rank in 0..workers {
@@ -403,6 +425,9 @@ mod tests {
             }
             assert!(all.into_iter().eq(0..next), "{workers} workers");
         };
+        let broken = move || broken.0.read(0..4, &broken.1, |_, _| Ok(())).unwrap_err().to_string();
+        let e = tokio::task::spawn_blocking(broken).await.unwrap();
+        assert!(e.contains("has 3 rows, expected 4"), "{e}");
         tokio::task::spawn_blocking(move || [1, 2, 3, 5, 13, 20].into_iter().for_each(read)).await.unwrap();
     }
 }

@@ -17,6 +17,15 @@ pub(crate) fn outside(e: Error) -> DataFusionError {
     }
 }
 
+/// An error of DataFusion or the store, as the training loop has them.
+pub(crate) fn inside(e: DataFusionError) -> Error {
+    let message = e.strip_backtrace();
+    match e.find_root() {
+        DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => Error::new(Kind::Io, message),
+        _ => Error::data(message),
+    }
+}
+
 /// The loop speaks of `learningRate`, as Spark does; SQL calls it `learn_rate`.
 fn in_sql(message: &str) -> String {
     let mut out = String::with_capacity(message.len());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result, exec_err};
 use firesteel_comm::{Cancel, Fabric, Mesh, Options, local_world};
 use firesteel_error::{Error, Kind};
@@ -17,7 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::about::{About, Label};
 use crate::apart::{Apart, Held, share};
 use crate::encode::{Encoder, Feature, FeatureKind, HELD_OUT, Vocabularies};
-use crate::error::outside;
+use crate::error::{inside, outside};
 use crate::evaluate::{Measures, Scores};
 use crate::loaded::LoadedModel;
 use crate::roles::{Role, Roles};
@@ -74,6 +75,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) roles: &'a Roles,
     pub(crate) weights: &'a Weights,
     pub(crate) reading: &'a Reading,
+    /// Whether rows to evaluate by come along, marked.
+    pub(crate) evaluation: bool,
 }
 
 /// What training goes on from.
@@ -365,20 +368,22 @@ impl Fit {
         let (rank, config) = (mesh.rank(), trainer.config());
         let Uses { roles, weights, .. } = uses;
         let Fit { spool, about, reading, .. } = self;
-        let rows = Rows { spool, about, roles, weights, reading };
+        let rows = Rows { spool, about, roles, weights, reading, evaluation: true };
         let shard = rows.shard(config, rank, share(spool.rows(), rank, self.workers));
         let mut hear = self.listener(rank, config.params.epochs);
-        trainer.fit(shard, self.session(Arc::new(mesh)), &mut hear)
+        let (resume, start) = self.beginning();
+        let fabric: Arc<dyn Fabric> = Arc::new(mesh);
+        let session = Session { fabric, threads: 1, cancel: reading.cancel.clone(), resume, start };
+        trainer.fit(shard, session, &mut hear)
     }
 
-    /// Where the training loop begins.
-    pub(crate) fn session(&self, fabric: Arc<dyn Fabric>) -> Session {
-        let (resume, start) = match &self.warm {
+    /// What the training loop begins with: a checkpoint or a model.
+    pub(crate) fn beginning(&self) -> (Option<Bytes>, Option<Arc<Model>>) {
+        match &self.warm {
             None => (None, None),
             Some(Start::Version(model)) => (None, Some(model.model().clone())),
             Some(Start::Checkpoint(unfinished)) => (Some(unfinished.state.clone()), None),
-        };
-        Session { fabric, threads: 1, cancel: self.reading.cancel.clone(), resume, start }
+        }
     }
 
     /// Hands on what a worker tells.
@@ -434,7 +439,7 @@ impl Rows<'_> {
         rank: usize,
         rows: Range<u64>,
     ) -> firesteel_error::Result<Shard> {
-        let Rows { spool, about, roles, weights, reading } = *self;
+        let Rows { spool, about, roles, weights, reading, evaluation } = *self;
         let mut builder = ShardBuilder::new(config, rank)?;
         let encoder = Encoder::new(about);
         let mut error = None;
@@ -443,7 +448,7 @@ impl Rows<'_> {
                 error = Some(Error::new(Kind::Cancelled, "training was cancelled while rows were read"));
                 return exec_err!("cancelled");
             }
-            let batch = roles.training(first, &batch, &encoder, weights)?;
+            let batch = roles.training(first, &batch, &encoder, weights, evaluation)?;
             if batch.num_rows() > 0
                 && let Err(e) = builder.push(&batch)
             {
@@ -454,7 +459,7 @@ impl Rows<'_> {
         });
         match (error, read) {
             (Some(e), _) => Err(e),
-            (None, Err(e)) => Err(Error::data(e.strip_backtrace())),
+            (None, Err(e)) => Err(inside(e)),
             (None, Ok(())) => Ok(builder.finish()),
         }
     }

@@ -6,14 +6,14 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::{
@@ -109,6 +109,7 @@ impl Blocks {
         if batch.num_rows() == 0 {
             return Ok(());
         }
+        let batch = compact(&batch)?;
         self.bytes += batch.get_array_memory_size();
         self.batches.push(batch);
         match self.bytes < BLOCK {
@@ -125,14 +126,24 @@ impl Blocks {
     async fn keep(&mut self) -> Result<()> {
         let batches = std::mem::take(&mut self.batches);
         self.bytes = 0;
-        let Some(first) = batches.first() else { return Ok(()) };
-        // Metadata is written in random order, and the file's name says what is in it.
-        let schema = Schema::new(first.schema().fields().clone());
+        let Some(schema) = batches.first().map(RecordBatch::schema) else { return Ok(()) };
         let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         let file = self.shelf.keep(stream(&schema, &batches)?).await?;
         self.kept.push(Block { file, rows });
         Ok(())
     }
+}
+
+/// Without the strings of rows that are elsewhere, which views bring along.
+fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
+    let compact = |column: &ArrayRef| -> ArrayRef {
+        match column.data_type() {
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            _ => column.clone(),
+        }
+    };
+    Ok(RecordBatch::try_new(batch.schema(), batch.columns().iter().map(compact).collect())?)
 }
 
 /// What a partition of [`Job::Deal`] answers.
@@ -154,29 +165,48 @@ async fn deal(mut rows: SendableRecordBatchStream, shelf: &Shelf, look: Option<&
     Ok(Dealt { blocks: blocks.finish().await?, seen })
 }
 
-/// The schema of answers: JSON.
+/// Longer messages are files.
+const INLINE: usize = 64 << 10;
+
+/// In front of the name of a file that has the message.
+const FILE: char = '@';
+
+/// The schema of answers: JSON, or where it is.
 pub(crate) fn answers() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("answer", DataType::Utf8, false)]))
 }
 
-fn answer(message: &impl Serialize) -> Result<RecordBatch> {
+/// A message as [`messages`] reads it.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn written(message: &impl Serialize, shelf: &Shelf) -> Result<String> {
     let json = serde_json::to_string(message).map_err(|e| DataFusionError::External(e.into()))?;
-    Ok(RecordBatch::try_new(answers(), vec![Arc::new(StringArray::from(vec![json]))])?)
+    match json.len() {
+        0..=INLINE => Ok(json),
+        _ => Ok(format!("{FILE}{}", shelf.keep(json).await?)),
+    }
+}
+
+async fn answer(message: &impl Serialize, shelf: &Shelf) -> Result<RecordBatch> {
+    let text = StringArray::from(vec![written(message, shelf).await?]);
+    Ok(RecordBatch::try_new(answers(), vec![Arc::new(text)])?)
 }
 
 /// The messages in the first column of batches.
 ///
 /// # Errors
-/// `Internal` for one that cannot be read.
-pub(crate) fn messages<T: DeserializeOwned>(batches: &[RecordBatch]) -> Result<Vec<T>> {
+/// `Internal` for one that cannot be read; of the store.
+pub(crate) async fn messages<T: DeserializeOwned>(batches: &[RecordBatch], shelf: &Shelf) -> Result<Vec<T>> {
     let mut messages = Vec::new();
     for batch in batches {
         let texts = arrow::compute::cast(batch.column(0), &DataType::Utf8)?;
         for text in texts.as_string::<i32>().iter().flatten() {
-            messages.push(
-                serde_json::from_str(text)
-                    .or_else(|e| internal_err!("a message of a training cannot be read: {e}"))?,
-            );
+            let message = match text.strip_prefix(FILE) {
+                None => serde_json::from_str(text),
+                Some(file) => serde_json::from_slice(&shelf.read(file).await?),
+            };
+            messages.push(message.or_else(|e| internal_err!("a message of a training cannot be read: {e}"))?);
         }
     }
     Ok(messages)
@@ -296,7 +326,7 @@ impl JobExec {
 fn properties(input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
     Arc::new(PlanProperties::new(
         EquivalenceProperties::new(answers()),
-        input.output_partitioning().clone(),
+        Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
         EmissionType::Incremental,
         input.boundedness(),
     ))
@@ -356,16 +386,16 @@ impl ExecutionPlan for JobExec {
         let (out, shelf, job) = (builder.tx(), self.shelf.clone(), self.job.clone());
         // Dropping the stream ends it.
         builder.spawn(async move {
-            let told = async |batch| _ = out.send(batch).await;
+            let told = async |answer| _ = out.send(Ok(answer)).await;
             match job {
                 Job::Deal { look } => {
                     let dealt = deal(input, &shelf, look.as_ref()).await?;
-                    told(answer(&dealt)).await;
+                    told(answer(&dealt, &shelf).await?).await;
                 }
                 Job::Work => {
                     while let Some(batch) = input.next().await {
-                        for task in messages(&[batch?])? {
-                            told(answer(&task::perform(task, &shelf).await?)).await;
+                        for task in messages(&[batch?], &shelf).await? {
+                            told(answer(&task::perform(task, &shelf).await?, &shelf).await?).await;
                         }
                     }
                 }

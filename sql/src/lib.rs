@@ -29,7 +29,7 @@
 //! | [`about`], [`encode`] | what a model reads and predicts; columns of a query to those of the loop |
 //! | [`transform`] | `TRANSFORM (…)` |
 //! | `config` | `SET ml.seed` and the like |
-//! | [`create`] | `CREATE MODEL` as a plan |
+//! | [`create`], [`train`] | `CREATE MODEL` as a plan, and its operator |
 //! | [`spool`], `fit`, `roles`, `weights`, `profile` | its rows, its training, what rows are for and count, what is known of its features |
 //! | `apart`, [`job`], `task` | its training by workers that never meet, such as tasks of a cluster |
 //! | `unfinished`, `pack` | trainings that did not end; several files as one value |
@@ -82,6 +82,7 @@ pub mod spool;
 pub mod store;
 pub mod tables;
 mod task;
+pub mod train;
 pub mod transform;
 mod trials;
 mod unfinished;

@@ -18,12 +18,13 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 use crate::about::About;
 use crate::aggregate;
 use crate::answer::Answer;
-use crate::create::{CreateModel, TrainExec};
+use crate::create::CreateModel;
 use crate::functions::of_models;
 use crate::job::{JobExec, MlJob};
 use crate::measure::{MeasureExec, MlMeasure};
 use crate::models::Models;
 use crate::predict::{MlPredict, PredictExec};
+use crate::train::TrainExec;
 use crate::transform::MlTransform;
 
 /// Gives every node the version that its model has when the query starts, so that no query mixes two.

@@ -138,7 +138,7 @@ impl Profile {
     }
 }
 
-/// JSON has no infinity, which sums of large values may reach.
+/// JSON has neither infinity nor NaN, which sums of large values may reach; both come back as infinity.
 fn or_infinite<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
     Option::deserialize(from).map(|number| number.unwrap_or(f64::INFINITY))
 }

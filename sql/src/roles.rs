@@ -1,5 +1,6 @@
 //! Which rows of a training are for what.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
@@ -36,6 +37,9 @@ pub(crate) struct Roles {
     /// Of rows that a column decides on; all others are drawn. It is long, and travels by itself.
     #[serde(skip)]
     fixed: Option<Vec<Role>>,
+    /// The row that `fixed` begins with.
+    #[serde(skip)]
+    first: u64,
     #[serde(skip)]
     pub(crate) notice: Option<String>,
 }
@@ -52,7 +56,7 @@ impl Roles {
         reading: &Reading,
     ) -> Result<Roles> {
         let labelled = seen.rows - seen.unlabelled;
-        let mut roles = Roles { seed: spec.seed, evaluate: 0.0, test: 0.0, fixed: None, notice: None };
+        let mut roles = Roles { seed: spec.seed, ..Roles::default() };
         match &spec.split {
             Split::None => {}
             Split::Auto if labelled < 500 => {
@@ -74,30 +78,37 @@ impl Roles {
 
     /// Of rows that are all for evaluation.
     pub(crate) fn all_evaluate() -> Roles {
-        Roles { seed: 0, evaluate: 1.0, test: 0.0, fixed: None, notice: None }
+        Roles { evaluate: 1.0, ..Roles::default() }
     }
 
-    pub(crate) fn fixed_bytes(&self) -> Vec<u8> {
-        self.fixed.iter().flatten().map(|role| *role as u8).collect()
+    /// What a column decides of a range of rows; nothing where none does.
+    pub(crate) fn fixed_bytes(&self, rows: &Range<u64>) -> Option<Vec<u8>> {
+        let fixed = self.fixed.as_ref()?;
+        let of = |row: u64| fixed.get(row as usize).map_or(0, |role| *role as u8);
+        Some(rows.clone().map(of).collect())
     }
 
-    /// What [`Roles::fixed_bytes`] gave.
+    /// What [`Roles::fixed_bytes`] gave of these rows.
     ///
     /// # Errors
-    /// `Internal` for a byte that stands for no role.
-    pub(crate) fn take_fixed(&mut self, bytes: &[u8]) -> Result<()> {
+    /// `Internal` for too few bytes, or one that stands for no role.
+    pub(crate) fn take_fixed(&mut self, rows: &Range<u64>, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 != rows.end - rows.start {
+            return internal_err!("{} roles came for the rows {rows:?}", bytes.len());
+        }
         let role = |byte: &u8| match Role::ALL.get(usize::from(*byte)) {
             Some(role) => Ok(*role),
             None => internal_err!("{byte} stands for no role of a row"),
         };
-        let fixed = bytes.iter().map(role).collect::<Result<Vec<_>>>()?;
-        self.fixed = (!fixed.is_empty()).then_some(fixed);
+        self.fixed = Some(bytes.iter().map(role).collect::<Result<_>>()?);
+        self.first = rows.start;
         Ok(())
     }
 
+    /// Of a row that roles are known of.
     pub(crate) fn of(&self, row: u64) -> Role {
         if let Some(fixed) = &self.fixed {
-            return fixed.get(row as usize).copied().unwrap_or(Role::Train);
+            return fixed[(row - self.first) as usize];
         }
         let drawn = draw(self.seed, row);
         if drawn < self.evaluate {
@@ -125,20 +136,22 @@ impl Roles {
         Ok(filter_record_batch(batch, &keep)?)
     }
 
-    /// A batch as the training loop reads it: without test rows, evaluation rows marked.
+    /// A batch as the training loop reads it: without test rows, evaluation rows marked if they come along.
     pub(crate) fn training(
         &self,
         first: u64,
         batch: &RecordBatch,
         encoder: &Encoder,
         weights: &Weights,
+        evaluation: bool,
     ) -> Result<RecordBatch> {
         let roles: Vec<Role> = (0..batch.num_rows() as u64).map(|r| self.of(first + r)).collect();
         let held_out: BooleanArray = roles.iter().map(|r| Some(*r == Role::Evaluate)).collect();
         let mut extra: Vec<(Field, ArrayRef)> =
             vec![(Field::new(HELD_OUT, DataType::Boolean, false), Arc::new(held_out))];
         extra.extend(weights.of(batch, encoder)?);
-        let keep: BooleanArray = roles.iter().map(|r| Some(*r != Role::Test)).collect();
+        let keep: BooleanArray =
+            roles.iter().map(|r| Some(*r == Role::Train || (evaluation && *r == Role::Evaluate))).collect();
         // `labelled` drops rows too: mark first, drop then.
         let kept = filter_record_batch(batch, &keep)?;
         for (_, array) in &mut extra {

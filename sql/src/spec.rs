@@ -185,6 +185,12 @@ pub(crate) const UNMET: &[Unmet] = &[
     },
     Unmet {
         option: "cache",
+        values: "other than memory_then_disk, with sync = 'average'",
+        instead: "leave it out: rows are kept in the model store",
+        asked: |options| options.average && options.cache != Cache::MemoryThenDisk,
+    },
+    Unmet {
+        option: "cache",
         values: "none",
         instead: "use 'disk'",
         asked: |options| options.cache == Cache::None,

@@ -194,6 +194,9 @@ impl Spool {
                     Kept::Store(shelf, file) => {
                         let bytes = reading.handle.block_on(shelf.read(file))?;
                         StreamReader::try_new(bytes.as_ref(), None)?.try_for_each(|b| cut.batch(&b?))?;
+                        if cut.at != end {
+                            return exec_err!("{file} has {} rows, expected {}", cut.at - first, part.rows);
+                        }
                     }
                     Kept::Disk(file, manager) => {
                         let mut stream = manager.read_spill_as_stream_unbuffered(file.clone(), None)?;

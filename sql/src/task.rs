@@ -13,17 +13,13 @@ use tokio::runtime::Handle;
 
 use crate::about::About;
 use crate::encode::Vocabularies;
+use crate::error::outside;
 use crate::fit::{CancelOnDrop, Rows};
 use crate::job::{Block, Blocks, Look, Shelf};
-use crate::pack::{pack, unpack};
 use crate::roles::{Role, Roles};
 use crate::spool::{Reading, Spool};
 use crate::transform::Training;
 use crate::weights::Weights;
-
-/// The files of an [`Order`].
-const ORDER: &str = "order.json";
-const ROLES: &str = "roles";
 
 /// What the tasks of all workers have in common; in a file, as it may be long.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,20 +39,7 @@ impl Order {
     /// # Errors
     /// Of the serialiser.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        let json = serde_json::to_vec(self).map_err(|e| DataFusionError::External(e.into()))?;
-        pack(&[(ORDER, &json), (ROLES, &self.roles.fixed_bytes())])
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Result<Order> {
-        let files = unpack(bytes).unwrap_or_default();
-        let file = |wanted: &str| files.iter().find(|(name, _)| name == wanted).map(|(_, bytes)| bytes);
-        let (Some(json), Some(fixed)) = (file(ORDER), file(ROLES)) else {
-            return internal_err!("the order of a training cannot be read");
-        };
-        let mut order: Order = serde_json::from_slice(json)
-            .or_else(|e| internal_err!("the order of a training cannot be read: {e}"))?;
-        order.roles.take_fixed(fixed)?;
-        Ok(order)
+        serde_json::to_vec(self).map_err(|e| DataFusionError::External(e.into()))
     }
 }
 
@@ -74,6 +57,8 @@ pub(crate) struct Task {
     pub(crate) first: u64,
     /// The places of its rows.
     pub(crate) rows: Range<u64>,
+    /// The file of what a column of the query decides that these rows are for, if one does.
+    pub(crate) roles: Option<String>,
 }
 
 /// A kind of task.
@@ -124,9 +109,13 @@ pub(crate) struct Epoch {
 }
 
 impl Done {
-    fn failed(e: &Error) -> Done {
+    /// An answer, unless it may go well another time.
+    fn failed(e: Error) -> Result<Done> {
+        if e.kind().is_retryable() {
+            return Err(outside(e));
+        }
         let kind = Kind::ALL.iter().position(|kind| *kind == e.kind()).unwrap_or(0);
-        Done::Failed { kind, message: e.to_string() }
+        Ok(Done::Failed { kind, message: e.to_string() })
     }
 }
 
@@ -140,7 +129,11 @@ pub(crate) fn failure(kind: usize, message: String) -> Error {
 /// # Errors
 /// Of the store. What the rows or the training have wrong is an answer.
 pub(crate) async fn perform(task: Task, shelf: &Shelf) -> Result<Answer> {
-    let order = Order::from_bytes(&shelf.read(&task.order).await?)?;
+    let mut order: Order = serde_json::from_slice(&shelf.read(&task.order).await?)
+        .or_else(|e| internal_err!("the order of a training cannot be read: {e}"))?;
+    if let Some(file) = &task.roles {
+        order.roles.take_fixed(&task.rows, &shelf.read(file).await?)?;
+    }
     let from = match &task.what {
         What::Epoch(state) => shelf.read(state).await?,
         _ => Bytes::new(),
@@ -161,7 +154,7 @@ impl Task {
             Some(transform) => raw.through(Training::new(transform, &order.along)?.into()),
         };
         let Order { about, roles, weights, .. } = order;
-        let rows = Rows { spool: &spool, about, roles, weights, reading };
+        let rows = Rows { spool: &spool, about, roles, weights, reading, evaluation: false };
         let config = || TrainConfig::from_json(&order.config.to_string());
         let shard = |config: &TrainConfig| rows.shard(config, self.rank, self.rows.clone());
         match &self.what {
@@ -173,7 +166,7 @@ impl Task {
             What::HoldOut => self.hold_out(&raw, roles, shelf, reading),
             What::Statistics => {
                 let told = config().and_then(|c| Trainer::new(c.clone())?.statistics(shard(&c)?));
-                Ok(told.map_or_else(|e| Done::failed(&e), Done::Statistics))
+                told.map(Done::Statistics).or_else(Done::failed)
             }
             What::Epoch(_) => {
                 let trained = config().and_then(|c| {
@@ -183,7 +176,7 @@ impl Task {
                 let round = match trained {
                     Ok(Some(round)) => round,
                     Ok(None) => return Ok(Done::Epoch(None)),
-                    Err(e) => return Ok(Done::failed(&e)),
+                    Err(e) => return Done::failed(e),
                 };
                 let state = reading.handle.block_on(shelf.keep(round.state))?;
                 Ok(Done::Epoch(Some(Epoch { loss: round.loss, weight: round.weight, state })))

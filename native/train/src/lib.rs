@@ -16,6 +16,7 @@
 //! | [`predict`] | [`Predictor`]: scoring, reconstruction losses, the values of inner layers |
 //! | [`metrics`] | AUC and other measures |
 //! | `group` | rounds in which workers tell each other things |
+//! | `machine` | the network for the data, and what a worker allocates for it |
 //! | `nearest` | names that someone may have meant |
 //! | `order` | which row is where in an epoch |
 //! | `schedule` | the learning rate of a step |
@@ -33,6 +34,7 @@ pub mod disk;
 pub mod event;
 mod group;
 mod identity;
+mod machine;
 pub mod metrics;
 pub mod model;
 mod nearest;
@@ -52,5 +54,5 @@ pub use identity::checkpoint_key;
 pub use model::{Model, ModelInfo};
 pub use params::Params;
 pub use predict::{Embeddings, Predictions, Predictor, ReconstructionLoss};
-pub use rounds::Round;
+pub use rounds::{Apart, Round};
 pub use trainer::{Session, Trainer};

@@ -10,16 +10,17 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use firesteel_comm::{Cancel, Fabric, Options, local_world};
-use firesteel_error::{Error, Result};
+use firesteel_error::{Error, Kind, Result};
 
 use crate::checkpoint::{self, Checkpoint, Vectors};
 use crate::config::TrainConfig;
-use crate::data::{Prepared, Shard, Statistics, agree_apart, encode_alone};
+use crate::data::{Prepared, Shard, Statistics, encode_alone, prepare_apart};
 use crate::event::Event;
 use crate::group::Group;
+use crate::machine::Machine;
 use crate::model::Model;
 use crate::order::mix;
-use crate::trainer::{Fit, Machine, Session, Trainer};
+use crate::trainer::{Fit, Trainer};
 
 /// What a worker made of an epoch.
 #[derive(Clone, Debug)]
@@ -30,6 +31,19 @@ pub struct Round {
     pub weight: f64,
     /// Its weights, running statistics and optimizer state.
     pub state: Bytes,
+}
+
+/// What [`Trainer::fit_by_rounds`] is given besides rows; each as in [`crate::Session`].
+#[derive(Clone, Debug, Default)]
+pub struct Apart {
+    /// The cores that validate.
+    pub threads: usize,
+    /// Set by another thread to stop between two epochs.
+    pub cancel: Cancel,
+    /// A checkpoint to go on from.
+    pub resume: Option<Bytes>,
+    /// A model to begin with.
+    pub start: Option<Arc<Model>>,
 }
 
 /// Hands the state out that an epoch begins with, and what every worker made of it in, in the order of ranks.
@@ -75,7 +89,7 @@ impl Trainer {
         let group = Group::new(alone()?);
         let rows = training.len as u64;
         let prepared = Prepared { agreed, training, validation, first: 0, rows, validation_rows: 0 };
-        let machine = Machine::new(&config, &group, &prepared, threads.max(1), Some(&from))?;
+        let machine = Machine::new(&config, &group, &prepared, self.threads(threads), Some(&from))?;
         let mut fit = Fit::new(&config, group, prepared, machine);
         let epoch = fit.progress.epoch + 1;
         let loss = fit.epoch(epoch, cancel)?;
@@ -84,7 +98,6 @@ impl Trainer {
     }
 
     /// Trains by rounds. `parts` are of all workers, `held_out` the rows that validate, marked as such.
-    /// The fabric of the session is a lone worker's.
     ///
     /// # Errors
     /// As [`Trainer::fit`], and those of `hand_out`.
@@ -92,7 +105,7 @@ impl Trainer {
         &self,
         parts: Vec<Statistics>,
         held_out: Shard,
-        session: Session,
+        session: Apart,
         hand_out: &mut HandOut<'_>,
         hear: &mut dyn FnMut(Event),
     ) -> Result<Model> {
@@ -106,34 +119,32 @@ impl Trainer {
         }
         let world = parts.len();
         let known = resume.as_ref().map(|c| c.agreed().clone()).or(start.as_ref().map(|m| m.agreed()));
-        let (agreed, rows) = agree_apart(config, parts)?;
-        let agreed = known.unwrap_or(agreed);
-        let (training, validation) = encode_alone(config, held_out, &agreed, 0)?;
-        if training.len > 0 {
+        let prepared = prepare_apart(config, parts, held_out, known)?;
+        if prepared.training.len > 0 {
             return Err(Error::internal("rows to validate on are not held out"));
         }
-        let validation_rows = validation.len as u64;
-        let prepared = Prepared { agreed, training, validation, first: 0, rows, validation_rows };
-        let group = Group::new(session.fabric);
-        let mut machine = Machine::new(config, &group, &prepared, session.threads.max(1), resume.as_ref())?;
+        let group = Group::new(alone()?);
+        let threads = self.threads(session.threads);
+        let mut machine = Machine::new(config, &group, &prepared, threads, resume.as_ref())?;
         if let Some(model) = &start {
             machine.start_from(model)?;
         }
+        let rows = prepared.rows;
         let mut fit = Fit::new(config, group, prepared, machine);
-        match fit.started() {
-            Event::Started { rows, validation_rows, weights, resumed_at, .. } => {
-                let most = rows.div_ceil(world.max(1) as u64);
-                let steps_per_epoch = most.div_ceil(config.params.batch_size as u64);
-                hear(Event::Started { world, rows, validation_rows, steps_per_epoch, weights, resumed_at });
+        let most = rows.div_ceil(world.max(1) as u64);
+        hear(fit.started(world, most.div_ceil(config.params.batch_size as u64)));
+        let mut pass = |fit: &mut Fit<'_>, epoch: usize, cancel: &Cancel| {
+            if cancel.is_cancelled() {
+                return Err(Error::new(
+                    Kind::Cancelled,
+                    format!("training was cancelled before epoch {epoch}"),
+                ));
             }
-            other => hear(other),
-        }
-        let mut pass = |fit: &mut Fit<'_>, epoch: usize, _: &Cancel| {
             let mut mean = Mean::new(fit);
             hand_out(fit.state(fit.config)?, &mut |round| mean.add(fit.config, round))?;
             let Mean { weight, loss, step, vectors, .. } = mean;
             if weight <= 0.0 {
-                return Err(Error::internal("no worker made an epoch"));
+                return Err(Error::data("no row is left to train on: handleInvalid skips all of them"));
             }
             fit.replica.weights_mut().copy_from_slice(&vectors.weights);
             fit.replica.buffers_mut().copy_from_slice(&vectors.buffers);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use firesteel_comm::strategy::{self, Sharded, TableLayout, Update};
+use firesteel_comm::strategy::{self, Sharded, Update};
 use firesteel_comm::{Cancel, Fabric};
-use firesteel_engine::{Moments, PlanConfig, Replica, Sink, Totals};
+use firesteel_engine::{Moments, Replica, Sink, Totals};
 use firesteel_error::{Error, Kind, Result};
 use firesteel_model::Graph;
 use tracing::{info, info_span};
@@ -17,6 +17,7 @@ use crate::config::{Task, TrainConfig};
 use crate::data::{Agreed, Gather, Prepared, Rows, Shard, prepare};
 use crate::event::{EpochRecord, Event};
 use crate::group::Group;
+use crate::machine::Machine;
 use crate::model::{Label, Model};
 use crate::order::Order;
 use crate::params::LossName;
@@ -78,16 +79,15 @@ impl Trainer {
         }
         let known = resume.as_ref().map(|c| c.agreed().clone()).or(start.as_ref().map(|m| m.agreed()));
         let prepared = prepare(&mut group, &self.config, shard, known)?;
-        let threads =
-            if self.config.params.threads > 0 { self.config.params.threads } else { session.threads };
-        let machine = Machine::new(&self.config, &group, &prepared, threads.max(1), resume.as_ref())
-            .and_then(|mut machine| {
-                start.map_or(Ok(()), |model| machine.start_from(&model)).map(|()| machine)
-            });
+        let machine =
+            Machine::new(&self.config, &group, &prepared, self.threads(session.threads), resume.as_ref())
+                .and_then(|mut machine| {
+                    start.map_or(Ok(()), |model| machine.start_from(&model)).map(|()| machine)
+                });
         // Memory and threads may lack on one worker alone: then all end, and all know why.
         let machine = group.once_all_have(machine)?;
         let mut fit = Fit::new(&self.config, group, prepared, machine);
-        hear(fit.started());
+        hear(fit.started(fit.group.world(), fit.steps_per_epoch()));
         let outcome = fit.run(&session.cancel, hear, &mut Fit::epoch);
         if let Err(e) = &outcome
             && !matches!(e.kind(), Kind::Diverged | Kind::PeerLost | Kind::Timeout)
@@ -99,6 +99,11 @@ impl Trainer {
         let Progress { epoch, step, .. } = fit.progress;
         hear(Event::Finished { epochs: epoch, step, early, seconds: started.elapsed().as_secs_f64() });
         fit.into_model()
+    }
+
+    /// What the hyper-parameters say, or else the cores that a worker has.
+    pub(crate) fn threads(&self, cores: usize) -> usize {
+        if self.config.params.threads > 0 { self.config.params.threads } else { cores.max(1) }
     }
 
     /// That a model reads the columns of this training, and learned the same.
@@ -128,99 +133,6 @@ impl Trainer {
             return Ok(None);
         }
         Checkpoint::read(file, &self.config).map(Some)
-    }
-}
-
-/// The network for this data.
-fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
-    let outputs = match config.task {
-        Task::Classification if config.params.loss == LossName::BinaryCrossEntropy => 1,
-        Task::Classification => agreed.classes,
-        Task::Regression => 1,
-        Task::Reconstruction => agreed.preprocessing.width(),
-    };
-    let spec = config.network.build(agreed.preprocessing.inputs(), outputs)?;
-    let graph = Graph::new(&spec)?;
-    if graph.output_len() == outputs {
-        return Ok(Arc::new(graph));
-    }
-    let last = spec.layers.last().map_or("?", |l| l.name.as_str());
-    let what = match config.task {
-        Task::Reconstruction => "encoded features".to_owned(),
-        _ => format!("label column '{}'", config.data.label),
-    };
-    Err(Error::argument(format!(
-        "layer '{last}', the network's last, has {} outputs, expected {outputs} for the {what}",
-        graph.output_len(),
-    )))
-}
-
-/// What trains: all that a worker has to allocate.
-pub(crate) struct Machine {
-    graph: Arc<Graph>,
-    replica: Replica,
-    sharded: Sharded,
-    moments: Moments,
-    progress: Progress,
-    /// Weights and buffers of the best epoch, where early stopping wants them.
-    best: Option<(Vec<f32>, Vec<f32>)>,
-}
-
-impl Machine {
-    pub(crate) fn new(
-        config: &TrainConfig,
-        group: &Group,
-        prepared: &Prepared,
-        threads: usize,
-        resume: Option<&Checkpoint>,
-    ) -> Result<Machine> {
-        let graph = graph(config, &prepared.agreed)?;
-        let plan = PlanConfig {
-            rows: prepared.training.len.min(config.params.batch_size.div_ceil(group.world())).max(1),
-            threads,
-            mode: config.mode(),
-            loss: config.loss(),
-            seed: config.params.seed as u64,
-        };
-        let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
-        let bucket = config.params.bucket_bytes / 4;
-        let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
-        let mut machine = Machine {
-            replica: Replica::new(graph.clone(), plan)?,
-            moments: Moments::new(config.optimizer(), sharded.owned_len())?,
-            progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
-            best: None,
-            graph,
-            sharded,
-        };
-        if let Some(checkpoint) = resume {
-            machine.go_on_from(checkpoint, config.params.patience > 0)?;
-        }
-        Ok(machine)
-    }
-
-    /// With the weights of a model of the same network.
-    pub(crate) fn start_from(&mut self, model: &Model) -> Result<()> {
-        if model.graph.spec() != self.graph.spec() {
-            return Err(Error::argument(
-                "the model that training is to go on from has another network; give it the same layers",
-            ));
-        }
-        self.replica.weights_mut().copy_from_slice(&model.weights);
-        self.replica.buffers_mut().copy_from_slice(&model.buffers);
-        Ok(())
-    }
-
-    /// Without `patience` nobody asked for the best epoch that the checkpoint may have: the last is what counts.
-    fn go_on_from(&mut self, checkpoint: &Checkpoint, patience: bool) -> Result<()> {
-        let vectors = checkpoint.vectors(&self.graph, self.moments.slots().len())?;
-        self.replica.weights_mut().copy_from_slice(&vectors.weights);
-        self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
-        checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots);
-        self.progress = checkpoint.progress().clone();
-        self.progress.best = self.progress.best.filter(|_| patience);
-        self.best = vectors.best.filter(|_| patience);
-        Ok(())
     }
 }
 
@@ -284,12 +196,12 @@ impl<'a> Fit<'a> {
         }
     }
 
-    pub(crate) fn started(&self) -> Event {
+    pub(crate) fn started(&self, world: usize, steps_per_epoch: u64) -> Event {
         Event::Started {
-            world: self.group.world(),
+            world,
             rows: self.rows,
             validation_rows: self.validation_rows,
-            steps_per_epoch: self.steps_per_epoch(),
+            steps_per_epoch,
             weights: self.graph.weight_count(),
             resumed_at: self.resumed_at,
         }
@@ -361,7 +273,7 @@ impl<'a> Fit<'a> {
             let end = next + rest.partition_point(|(position, _)| *position < first + batch);
             self.gather.fill(&self.training, &self.picks[next..end], first);
             next = end;
-            let totals = self.step(steps.saturating_mul(self.config.params.epochs as u64))?;
+            let totals = self.step((epoch as u64 - 1) * steps + nth, steps)?;
             sum.loss += totals.loss;
             sum.weight += totals.weight;
             if !totals.loss.is_finite() {
@@ -380,14 +292,16 @@ impl<'a> Fit<'a> {
         }
     }
 
-    /// One update with the gathered rows; the totals of all workers.
-    fn step(&mut self, steps: u64) -> Result<strategy::Totals> {
+    /// One update with the gathered rows, the `nth` of the training; the totals of all workers.
+    fn step(&mut self, nth: u64, an_epoch: u64) -> Result<strategy::Totals> {
         let inputs = self.gather.inputs();
         let batch = self.gather.batch(&inputs);
         let round = self.group.next_round();
         let mut sink = Overlap { sharded: &mut self.sharded, round };
         self.replica.step(self.progress.step, &batch, &mut sink)?;
-        let rate = learning_rate(&self.config.params, self.progress.step, steps);
+        // Workers that never meet make as many steps as they have rows for, and count those of their mean.
+        let steps = an_epoch.saturating_mul(self.config.params.epochs as u64);
+        let rate = learning_rate(&self.config.params, nth, steps);
         self.progress.step += 1;
         let mut update = Apply { moments: &mut self.moments, learning_rate: rate, t: self.progress.step };
         let parts = self.replica.parts();
@@ -513,10 +427,6 @@ fn diverged(epoch: usize, step: u64, what: &str) -> Error {
         Kind::Diverged,
         format!("training diverged in epoch {epoch}, step {step}: {what}; a smaller learningRate may help"),
     )
-}
-
-fn layout(table: &firesteel_model::Table) -> TableLayout {
-    TableLayout { range: table.range.clone(), rows: table.rows, dims: table.dims }
 }
 
 fn validator(config: &TrainConfig, agreed: &Agreed) -> Validator {

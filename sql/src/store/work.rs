@@ -1,10 +1,11 @@
 //! What the workers of a training that never meet pass on: files of a folder of its own, gone when the training ends.
 
 use bytes::Bytes;
+use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -29,9 +30,34 @@ impl WorkFolder {
     }
 }
 
+/// The file that is there as long as the training runs.
+const OPEN: &str = "open";
+
 impl ModelStore {
-    /// Keeps a file under a name that says what is in it: who keeps the same again changes nothing.
+    /// Makes a folder; one that is there belongs to a training that runs.
+    pub async fn begin_work(&self, folder: &WorkFolder) -> Result<()> {
+        let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(&self.work_file(folder, OPEN)?, PutPayload::new(), create).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                exec_err!("this training of '{}' is running already; plan the statement again", folder.model)
+            }
+            Err(e) => {
+                Err(DataFusionError::from(e).context(format!("beginning a training of '{}'", folder.model)))
+            }
+        }
+    }
+
+    /// Keeps a file under a name that says what is in it: who keeps the same again changes nothing. Who is late, and does
+    /// not know that the training has ended, leaves nothing behind.
     pub async fn keep_work(&self, folder: &WorkFolder, bytes: Bytes) -> Result<String> {
+        match self.store.head(&self.work_file(folder, OPEN)?).await {
+            Ok(_) => {}
+            Err(object_store::Error::NotFound { .. }) => {
+                return exec_err!("the training of '{}' has ended", folder.model);
+            }
+            Err(e) => return Err(reading(format_args!("the training of '{}'", folder.model))(e)),
+        }
         let name = sha256(&bytes).await?;
         self.put_whole(&self.work_file(folder, &name)?, bytes, MULTIPART).await?;
         Ok(name)
@@ -41,7 +67,12 @@ impl ModelStore {
     pub async fn work(&self, folder: &WorkFolder, file: &str) -> Result<Bytes> {
         let path = self.work_file(folder, file)?;
         let read = async { self.store.get(&path).await?.bytes().await };
-        read.await.map_err(reading(format_args!("a file of the training of '{}'", folder.model)))
+        let bytes =
+            read.await.map_err(reading(format_args!("a file of the training of '{}'", folder.model)))?;
+        match sha256(&bytes).await? == file {
+            true => Ok(bytes),
+            false => exec_err!("{path} is damaged: it does not have the checksum that is its name"),
+        }
     }
 
     /// Removes a file, if it is there.

@@ -82,6 +82,87 @@ async fn one_worker_trains_as_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_model_trains_as_ever() {
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let series = "FROM generate_series(1, 600)";
+    let cases = [
+        ("model_type='autoencoder', hidden_units=[4, 2, 4]".to_owned(), "SELECT * FROM iris".to_owned()),
+        ("model_type='linear_reg', input_label_cols=['y']".into(), format!("SELECT value * 1e5 AS x, value * 2.0 AS y {series}")),
+        (
+            "model_type='dnn_regressor', input_label_cols=['y'], on_null='skip'".into(),
+            format!("SELECT nullif(value % 7, 3) AS x, CASE WHEN value < 99 THEN NULL ELSE [value, 1] END AS v, value / 9 AS y {series}"),
+        ),
+        (
+            "model_type='dnn_linear_combined_classifier', input_label_cols=['y']".into(),
+            format!("SELECT [CAST(value % 3 AS TEXT), 'x'] AS w, CAST(value % 7 AS TEXT) AS c, to_timestamp(value * 86400) AS t, value % 3 = 1 AS y {series}"),
+        ),
+        (
+            "model_type='dnn_classifier', input_label_cols=['species'], learn_rate=HPARAM_CANDIDATES([0.001, 0.05]), \
+             hparam_tuning_algorithm='grid_search', data_split_method='random'"
+                .into(),
+            "SELECT * FROM iris".into(),
+        ),
+        ("model_type='dnn_classifier', input_label_cols=['species'], warm_start=TRUE".into(), "SELECT * FROM iris".into()),
+    ];
+    for (options, query) in cases {
+        let warm = options.contains("warm_start");
+        let mut told = Vec::new();
+        for (name, sync) in [("together", "sync"), ("apart", "average")] {
+            if warm {
+                let before = create(name, "max_iterations=3", "SELECT * FROM iris")
+                    .replace("CREATE", "CREATE OR REPLACE");
+                run(&firesteel, &before.replace("hidden_units=[8], batch_size=8, learn_rate=0.02, ", ""))
+                    .await
+                    .unwrap();
+            }
+            let sql = format!(
+                "CREATE OR REPLACE MODEL {name} OPTIONS({options}, sync='{sync}', workers=1, max_iterations=3) AS {query}"
+            );
+            run(&firesteel, &sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+            let info = "SELECT iteration, loss, eval_loss, eval_metric FROM ML.TRAINING_INFO";
+            told.push((
+                run(&firesteel, &format!("{info}(MODEL {name})")).await.unwrap(),
+                run(&firesteel, &format!("SELECT * FROM ML.FEATURE_INFO(MODEL {name})")).await.unwrap(),
+            ));
+        }
+        assert_eq!(told[0], told[1], "{options}");
+        // More workers than some have rows.
+        let few = query.replace("600", "5").replace("FROM iris", "FROM iris LIMIT 9");
+        if !warm && !options.contains("grid_search") {
+            let sql = format!(
+                "CREATE OR REPLACE MODEL few OPTIONS({options}, sync='average', workers=20, max_iterations=2) AS {few}"
+            );
+            let made = run(
+                &firesteel,
+                &sql.replace("value < 99", "value < 2").replace("species", "petal_width > 0.2"),
+            )
+            .await;
+            match made {
+                Ok(_) => {}
+                Err(e) => assert!(!e.to_string().to_lowercase().contains("internal"), "{sql}: {e}"),
+            }
+        }
+    }
+    assert_eq!(work(store.path()), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trial_that_diverges_is_told_and_the_search_goes_on() {
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let sql = "CREATE MODEL m OPTIONS(model_type='dnn_classifier', input_label_cols=['species'], optimizer='sgd', sync='average', \
+               workers=2, l2_reg=HPARAM_CANDIDATES([0.0, 1e30]), hparam_tuning_algorithm='grid_search', \
+               data_split_method='random', max_iterations=3) AS SELECT * FROM iris";
+    run(&firesteel, sql).await.unwrap();
+    let trials = run(&firesteel, "SELECT trial_id, status, error LIKE '%worker%training diverged%' AS told FROM ML.TRIAL_INFO(MODEL m)").await.unwrap();
+    assert!(
+        trials.contains("| 1        | SUCCEEDED | ") && trials.contains("| 2        | FAILED    | true"),
+        "{trials}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_transform_makes_is_made_where_workers_are() {
     let store = tempfile::tempdir().unwrap();
     let firesteel = session(store.path()).await;
@@ -127,6 +208,11 @@ async fn what_is_wrong_with_the_rows_is_said_and_leaves_nothing() {
     };
     let e = refused("max_iterations=3", "SELECT * FROM iris WHERE false").await;
     assert_eq!(e, "Execution error: the training query returned 0 rows");
+    let e = refused("max_iterations=3, cache='disk'", ROWS).await;
+    assert!(
+        e.contains("cache (other than memory_then_disk, with sync = 'average') is not supported yet"),
+        "{e}"
+    );
     let e = refused("max_iterations=3", "SELECT *, 1 / (row_number() OVER () - 60) AS x FROM iris").await;
     assert!(e.contains("Divide by zero"), "{e}");
     let e = refused(

@@ -43,33 +43,33 @@ pub(crate) struct Prepared {
 
 /// What a worker tells of its rows first.
 #[derive(Debug, Serialize, Deserialize)]
-struct Survey {
-    rows: u64,
+pub(super) struct Survey {
+    pub(super) rows: u64,
     /// None where no batch came.
-    columns: Option<Vec<(Kind, Option<usize>)>>,
+    pub(super) columns: Option<Vec<(Kind, Option<usize>)>>,
     /// None without rows.
     largest_label: Option<f64>,
 }
 
 /// What it tells once it is known which of its rows are held out.
 #[derive(Debug, Serialize, Deserialize)]
-struct Summary {
-    totals: Totals,
+pub(super) struct Summary {
+    pub(super) totals: Totals,
     label: Spread,
-    columns: Vec<Column>,
+    pub(super) columns: Vec<Column>,
 }
 
 /// Rows and sums of their weights.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Totals {
-    training: u64,
-    training_weight: f64,
-    held_out: u64,
-    held_out_weight: f64,
+pub(crate) struct Totals {
+    pub(crate) training: u64,
+    pub(crate) training_weight: f64,
+    pub(crate) held_out: u64,
+    pub(crate) held_out_weight: f64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Column {
+pub(super) enum Column {
     Spread(Spread),
     Counts(Vec<(String, u64)>),
 }
@@ -118,71 +118,8 @@ pub(crate) fn prepare(
     })
 }
 
-/// What a worker says of its rows that meets no other, as JSON on its way.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Statistics {
-    survey: Survey,
-    summary: Summary,
-}
-
-impl Statistics {
-    /// Of the rows of one worker, which may have none.
-    pub(crate) fn of(config: &TrainConfig, mut shard: Shard) -> Result<Statistics> {
-        let survey = shard.survey();
-        // A vector that was NULL in all rows has no width here, and nothing to say.
-        let columns = survey.columns.iter().flatten().map(|(kind, width)| (*kind, width.unwrap_or(0)));
-        let columns: Vec<_> = columns.collect();
-        shard.settle(&columns);
-        let held = shard.held(config, 0);
-        let summary = shard.summary(config, &held, &shares(config, &columns))?;
-        Ok(Statistics { survey, summary })
-    }
-}
-
-/// What workers that never meet agree on, and how many rows they train on.
-///
-/// # Errors
-/// As [`prepare`].
-pub(crate) fn agree_apart(config: &TrainConfig, parts: Vec<Statistics>) -> Result<(Agreed, u64)> {
-    let (surveys, mut summaries): (Vec<Survey>, Vec<Summary>) =
-        parts.into_iter().map(|part| (part.survey, part.summary)).unzip();
-    let columns = settle(&config.data.features, &surveys)?;
-    check_totals(config, summaries.iter().map(|s| s.totals))?;
-    let rows = summaries.iter().map(|s| s.totals.training).sum();
-    // Of who had no rows.
-    summaries.retain(|summary| !summary.columns.is_empty());
-    let agreed = agree(config, &columns, &shares(config, &columns), &surveys, &summaries)?;
-    Ok((agreed, rows))
-}
-
-/// Training and held-out rows of a worker that is told what all agreed on.
-///
-/// # Errors
-/// `InvalidData` naming the column.
-pub(crate) fn encode_alone(
-    config: &TrainConfig,
-    mut shard: Shard,
-    agreed: &Agreed,
-    rank: usize,
-) -> Result<(Rows, Rows)> {
-    let column = |encoding: &Encoding| match encoding {
-        Encoding::Number { .. } => (Kind::Number, 1),
-        Encoding::Vector { shape, .. } => (Kind::Vector, shape.iter().product()),
-        Encoding::Category { .. } | Encoding::OneHot { .. } => (Kind::Text, 1),
-    };
-    let mut columns: Vec<_> = agreed.preprocessing.columns.iter().map(column).collect();
-    for ((_, width), raw) in columns.iter_mut().zip(&shard.features) {
-        if let Raw::Vector(VectorColumn { width: Some(found), .. }) = raw {
-            *width = *found;
-        }
-    }
-    shard.settle(&columns);
-    let held = shard.held(config, 0);
-    encode(shard, agreed, &held, config, rank)
-}
-
 impl Totals {
-    fn of(training: &Rows, held_out: &Rows) -> Totals {
+    pub(super) fn of(training: &Rows, held_out: &Rows) -> Totals {
         let weight = |rows: &Rows| (0..rows.len).map(|row| f64::from(rows.weight(row))).sum();
         Totals {
             training: training.len as u64,
@@ -192,7 +129,7 @@ impl Totals {
         }
     }
 
-    fn add(self, other: Totals) -> Totals {
+    pub(super) fn add(self, other: Totals) -> Totals {
         Totals {
             training: self.training + other.training,
             training_weight: self.training_weight + other.training_weight,
@@ -203,7 +140,7 @@ impl Totals {
 }
 
 impl Shard {
-    fn survey(&self) -> Survey {
+    pub(super) fn survey(&self) -> Survey {
         let column = |raw: &Raw| match raw {
             Raw::Vector(v) => (Kind::Vector, v.width),
             other => (other.kind(), None),
@@ -216,7 +153,7 @@ impl Shard {
     }
 
     /// Gives every column the kind and width that all agreed on, also where no row came.
-    fn settle(&mut self, columns: &[(Kind, usize)]) {
+    pub(super) fn settle(&mut self, columns: &[(Kind, usize)]) {
         if self.features.is_empty() {
             let empty = |kind: &Kind| match kind {
                 Kind::Number => Raw::Number(Vec::new()),
@@ -232,7 +169,7 @@ impl Shard {
         }
     }
 
-    fn held(&self, config: &TrainConfig, before: u64) -> Vec<bool> {
+    pub(super) fn held(&self, config: &TrainConfig, before: u64) -> Vec<bool> {
         if config.data.validation.is_some() {
             return self.held_out.clone();
         }
@@ -253,7 +190,7 @@ impl Shard {
         totals
     }
 
-    fn summary(&self, config: &TrainConfig, held: &[bool], shares: &[bool]) -> Result<Summary> {
+    pub(super) fn summary(&self, config: &TrainConfig, held: &[bool], shares: &[bool]) -> Result<Summary> {
         let totals = self.totals(held);
         for (what, rows) in [("training", totals.training), ("held-out", totals.held_out)] {
             if rows > u64::from(u32::MAX) {
@@ -288,7 +225,7 @@ impl Shard {
 }
 
 /// The kind and width of every column, from all surveys.
-fn settle(features: &[Feature], surveys: &[Survey]) -> Result<Vec<(Kind, usize)>> {
+pub(super) fn settle(features: &[Feature], surveys: &[Survey]) -> Result<Vec<(Kind, usize)>> {
     if surveys.iter().all(|s| s.rows == 0) {
         return Err(Error::data("there are no rows to train on"));
     }
@@ -330,7 +267,7 @@ fn settle(features: &[Feature], surveys: &[Survey]) -> Result<Vec<(Kind, usize)>
 }
 
 /// Whether all elements of a column share one mean and deviation.
-fn shares(config: &TrainConfig, columns: &[(Kind, usize)]) -> Vec<bool> {
+pub(super) fn shares(config: &TrainConfig, columns: &[(Kind, usize)]) -> Vec<bool> {
     let share = |(feature, (kind, _)): (&Feature, &(Kind, usize))| match config.params.standardization {
         _ if *kind != Kind::Vector => true,
         Standardization::PerColumn => true,
@@ -340,7 +277,7 @@ fn shares(config: &TrainConfig, columns: &[(Kind, usize)]) -> Vec<bool> {
     config.data.features.iter().zip(columns).map(share).collect()
 }
 
-fn check_totals(config: &TrainConfig, parts: impl Iterator<Item = Totals>) -> Result<()> {
+pub(super) fn check_totals(config: &TrainConfig, parts: impl Iterator<Item = Totals>) -> Result<()> {
     let all = parts.fold(Totals::default(), Totals::add);
     if all.training == 0 && all.held_out == 0 {
         return Err(Error::data("no row is left to train on: handleInvalid skips all of them"));
@@ -367,7 +304,7 @@ fn check_totals(config: &TrainConfig, parts: impl Iterator<Item = Totals>) -> Re
     Ok(())
 }
 
-fn agree(
+pub(super) fn agree(
     config: &TrainConfig,
     columns: &[(Kind, usize)],
     shares: &[bool],
@@ -453,7 +390,7 @@ fn classes(config: &TrainConfig, surveys: &[Survey]) -> Result<usize> {
 }
 
 /// Training and held-out rows of this worker.
-fn encode(
+pub(super) fn encode(
     shard: Shard,
     agreed: &Agreed,
     held: &[bool],

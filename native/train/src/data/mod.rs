@@ -5,6 +5,7 @@
 //! 2. All workers agree on statistics, vocabularies and classes: [`Preprocessing`].
 //! 3. Columns become tensors, training rows apart from held-out rows; each column is dropped once it is encoded.
 
+mod apart;
 mod column;
 mod fit;
 mod preprocess;
@@ -15,8 +16,9 @@ mod split;
 mod statistics;
 mod vocabulary;
 
-pub use fit::Statistics;
-pub(crate) use fit::{Agreed, Prepared, agree_apart, encode_alone, prepare};
+pub use apart::Statistics;
+pub(crate) use apart::{encode_alone, prepare_apart};
+pub(crate) use fit::{Agreed, Prepared, prepare};
 pub use preprocess::{Encoding, Preprocessing, Scaling};
 pub(crate) use raw::{Invalid, Reader, Where};
 pub(crate) use rows::{Gather, Rows, Tensor, features};

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use arrow_array::{Int32Array, ListArray, RecordBatch};
 use bytes::Bytes;
-use firesteel_comm::{Cancel, local_world};
+use firesteel_comm::Cancel;
 use firesteel_error::{Error, Kind, Result};
-use firesteel_train::{Event, Model, Round, Session, Shard, ShardBuilder, Statistics, TrainConfig, Trainer};
+use firesteel_train::{Apart, Event, Model, Round, Shard, ShardBuilder, Statistics, TrainConfig, Trainer};
+use safetensors::SafeTensors;
 
 use crate::support::*;
 
@@ -34,8 +36,7 @@ fn by_rounds(
         }
         Ok(())
     };
-    let fabric = Arc::new(local_world(1, &options())?.remove(0));
-    let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume, start: None };
+    let session = Apart { resume, ..Apart::default() };
     let mut events = Vec::new();
     let held = held_out(config, parts)?;
     let model = trainer.fit_by_rounds(told, held, session, &mut hand_out, &mut |e| events.push(e))?;
@@ -94,10 +95,8 @@ fn many_agree_on_what_all_rows_say() {
     let mut config = validated(r#"{"epochs": 12, "batchSize": 16, "learningRate": 0.01}"#);
     config.data.weight = Some("weight".into());
     let rows = tabular(900);
-    // The second has no rows, and the third none that count.
-    let mut parts = cut(&rows, &[500, 0, 1]);
-    assert_eq!(parts[2].num_rows(), 1);
-    parts[2] = rows.slice(400, 1);
+    // The second has no rows.
+    let parts = cut(&rows, &[500, 0, 1]);
     let together = train_on(Talk::Local, &config, &parts, None).remove(0).model.unwrap();
     let (model, _) = by_rounds(&config, &parts, None).unwrap();
     assert_eq!(model.preprocessing(), together.preprocessing());
@@ -105,10 +104,6 @@ fn many_agree_on_what_all_rows_say() {
     assert!(auc(&model) > 0.9 && auc(&model) > auc(&together) - 0.05, "{} {}", auc(&model), auc(&together));
     // Again, to the bit.
     assert_eq!(by_rounds(&config, &parts, None).unwrap().0.weights(), model.weights());
-    // The rows that do not count do not count.
-    parts.remove(2);
-    let without = by_rounds(&config, &parts, None).unwrap().0;
-    assert_eq!(without.history().len(), model.history().len());
 }
 
 #[test]
@@ -126,6 +121,60 @@ fn a_mean_counts_workers_by_their_rows() {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
     assert!((losses(&model)[0] - losses(&whole)[0]).abs() < 1e-6);
+}
+
+#[test]
+fn rows_that_do_not_count_do_not() {
+    let network = r#"{"mlp": {"hidden": [8]}}"#;
+    let params = r#"{"epochs": 3, "batchSize": 16, "standardization": "none", "handleInvalid": "skip"}"#;
+    let rest = r#""label": "late", "weight": "weight""#;
+    let config = config("classification", network, params, r#"["hour"]"#, rest);
+    let rows = tabular(200);
+    // Every fourth row, from the first on, weighs nothing.
+    let mut parts = cut(&rows, &[90, 90]);
+    let without = by_rounds(&config, &parts[..2], None).unwrap().0;
+    parts[2] = rows.slice(0, 1);
+    assert_eq!(by_rounds(&config, &parts, None).unwrap().0.weights(), without.weights());
+    parts[2] = rows.slice(1, 1);
+    assert_ne!(by_rounds(&config, &parts, None).unwrap().0.weights(), without.weights());
+}
+
+/// The trained values in a state.
+fn weights(state: &Bytes) -> Vec<Vec<u8>> {
+    let file = SafeTensors::deserialize(state).unwrap();
+    let mut names: Vec<_> = file.names().into_iter().filter(|name| name.starts_with("weights/")).collect();
+    names.sort();
+    names.into_iter().map(|name| file.tensor(name).unwrap().data().to_vec()).collect()
+}
+
+#[test]
+fn who_has_few_rows_follows_the_schedule_of_all() {
+    let params = r#"{"epochs": 4, "batchSize": 16, "schedule": "linear", "optimizer": "sgd"}"#;
+    let config = TrainConfig { checkpoints: true, ..flights(params) };
+    // 20 steps an epoch and one.
+    let parts = cut(&tabular(336), &[320]);
+    let (_, events) = by_rounds(&config, &parts, None).unwrap();
+    let from = checkpoint(&events[5..]);
+    let trainer = Trainer::new(config.clone()).unwrap();
+    let round = trainer.round(shard(&config, 1, &parts[1]).unwrap(), 1, from.clone(), 1, &Cancel::new());
+    assert_ne!(weights(&round.unwrap().unwrap().state), weights(&from), "the fourth epoch is not the end");
+}
+
+#[test]
+fn a_vector_that_nobody_has_is_its_shape() {
+    let mut config = digits(r#"{"epochs": 1, "handleInvalid": "keep"}"#);
+    config.data.features[0].shape = Some(vec![2, 3, 3]);
+    let (images, none) = (images(60), |rows: usize| {
+        let nulls = (0..rows).map(|_| None::<Vec<Option<f32>>>);
+        let images = ListArray::from_iter_primitive::<Float32Type, _, _>(nulls);
+        let digits = Int32Array::from_iter_values((0..rows as i32).map(|row| row % 3));
+        batch(vec![("image", Arc::new(images)), ("digit", Arc::new(digits))])
+    });
+    for parts in [vec![none(20), images.clone(), none(3)], vec![images, none(20)], vec![none(20), none(10)]] {
+        let together = train_on(Talk::Local, &config, &parts, None).remove(0).model.unwrap();
+        let (model, _) = by_rounds(&config, &parts, None).unwrap();
+        assert_eq!(model.preprocessing(), together.preprocessing());
+    }
 }
 
 #[test]
@@ -164,6 +213,8 @@ fn what_cannot_be() {
         e.to_string().starts_with("validationFraction is 0.2, expected 0 and a validation column"),
         "{e}"
     );
+    let e = refused(&validated(r#"{"patience": 2}"#), &[tabular(1), tabular(1)]);
+    assert_eq!(e.to_string(), "all 2 rows are held out for validation, none is left to train on");
     let e = refused(&flights("{}"), &[tabular(0), tabular(0)]);
     assert_eq!(e.to_string(), "there are no rows to train on");
     let e = refused(&flights(r#"{"learningRate": 1e30, "optimizer": "sgd", "epochs": 3}"#), &parts);

@@ -114,7 +114,10 @@ async fn two_executors_predict_what_one_process_predicts() {
     averages(&here, &remote).await;
     let epochs = cluster.written().iter().zip(before).map(|(now, before)| now - before).min();
     assert!(epochs.unwrap() > 10, "each executor trained: {epochs:?}");
-    assert!(!models.path().join("public/average/work").read_dir().unwrap().any(|left| left.is_ok()));
+    for model in ["average", "distant_average"] {
+        let folder = models.path().join("public").join(model);
+        assert!(folder.exists() && !folder.join("work").exists(), "{model}");
+    }
     errors(&remote).await;
 
     let (ports, folders) = tokio::task::block_in_place(|| cluster.stop());

@@ -57,6 +57,8 @@ async fn what_workers_pass_on_stays_for_a_day(place: Place) {
     let folders = [WorkFolder::new(&name("iris")), WorkFolder::new(&name("iris"))];
     let mut files = Vec::new();
     for folder in &folders {
+        store.begin_work(folder).await.unwrap();
+        assert_says(store.begin_work(folder).await, "this training of 'iris' is running already");
         files.push(store.keep_work(folder, Bytes::from("state")).await.unwrap());
         assert_eq!(store.keep_work(folder, Bytes::from("state")).await.unwrap(), files[0]);
     }
@@ -66,12 +68,13 @@ async fn what_workers_pass_on_stays_for_a_day(place: Place) {
     store.end_work(&folders[0]).await.unwrap();
     let e = store.work(&folders[0], &files[0]).await.unwrap_err().to_string();
     assert!(e.contains("reading a file of the training of 'iris'"), "{e}");
+    assert_says(store.keep_work(&folders[0], Bytes::from("late")).await, "the training of 'iris' has ended");
     // The other was killed.
     let report = store.vacuum(None).await.unwrap();
     assert_eq!((report.folders_removed, report.folders_waiting), (0, 1));
     assert_eq!(store.work(&folders[1], &files[1]).await.unwrap(), "state");
     let report = store.vacuum_after(None, Duration::ZERO).await.unwrap();
-    assert_eq!((report.folders_removed, report.files_removed, report.bytes_removed), (1, 1, 5));
+    assert_eq!((report.folders_removed, report.files_removed, report.bytes_removed), (1, 2, 5));
     store.work(&folders[1], &files[1]).await.unwrap_err();
     store.drop_work(&folders[1], &files[1]).await.unwrap();
 }

@@ -1,0 +1,112 @@
+//! What trains: the network for the data, and all that a worker has to allocate for it.
+
+use std::sync::Arc;
+
+use firesteel_comm::strategy::{Sharded, TableLayout};
+use firesteel_engine::{Moments, PlanConfig, Replica};
+use firesteel_error::{Error, Result};
+use firesteel_model::Graph;
+
+use crate::checkpoint::{self, Checkpoint, Progress};
+use crate::config::{Task, TrainConfig};
+use crate::data::{Agreed, Prepared};
+use crate::group::Group;
+use crate::model::Model;
+use crate::params::LossName;
+
+/// The network for this data.
+fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
+    let outputs = match config.task {
+        Task::Classification if config.params.loss == LossName::BinaryCrossEntropy => 1,
+        Task::Classification => agreed.classes,
+        Task::Regression => 1,
+        Task::Reconstruction => agreed.preprocessing.width(),
+    };
+    let spec = config.network.build(agreed.preprocessing.inputs(), outputs)?;
+    let graph = Graph::new(&spec)?;
+    if graph.output_len() == outputs {
+        return Ok(Arc::new(graph));
+    }
+    let last = spec.layers.last().map_or("?", |l| l.name.as_str());
+    let what = match config.task {
+        Task::Reconstruction => "encoded features".to_owned(),
+        _ => format!("label column '{}'", config.data.label),
+    };
+    Err(Error::argument(format!(
+        "layer '{last}', the network's last, has {} outputs, expected {outputs} for the {what}",
+        graph.output_len(),
+    )))
+}
+
+/// What trains: all that a worker has to allocate.
+pub(crate) struct Machine {
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) replica: Replica,
+    pub(crate) sharded: Sharded,
+    pub(crate) moments: Moments,
+    pub(crate) progress: Progress,
+    /// Weights and buffers of the best epoch, where early stopping wants them.
+    pub(crate) best: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        config: &TrainConfig,
+        group: &Group,
+        prepared: &Prepared,
+        threads: usize,
+        resume: Option<&Checkpoint>,
+    ) -> Result<Machine> {
+        let graph = graph(config, &prepared.agreed)?;
+        let plan = PlanConfig {
+            rows: prepared.training.len.min(config.params.batch_size.div_ceil(group.world())).max(1),
+            threads,
+            mode: config.mode(),
+            loss: config.loss(),
+            seed: config.params.seed as u64,
+        };
+        let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
+        let bucket = config.params.bucket_bytes / 4;
+        let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
+        let mut machine = Machine {
+            replica: Replica::new(graph.clone(), plan)?,
+            moments: Moments::new(config.optimizer(), sharded.owned_len())?,
+            progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
+            best: None,
+            graph,
+            sharded,
+        };
+        if let Some(checkpoint) = resume {
+            machine.go_on_from(checkpoint, config.params.patience > 0)?;
+        }
+        Ok(machine)
+    }
+
+    /// With the weights of a model of the same network.
+    pub(crate) fn start_from(&mut self, model: &Model) -> Result<()> {
+        if model.graph.spec() != self.graph.spec() {
+            return Err(Error::argument(
+                "the model that training is to go on from has another network; give it the same layers",
+            ));
+        }
+        self.replica.weights_mut().copy_from_slice(&model.weights);
+        self.replica.buffers_mut().copy_from_slice(&model.buffers);
+        Ok(())
+    }
+
+    /// Without `patience` nobody asked for the best epoch that the checkpoint may have: the last is what counts.
+    fn go_on_from(&mut self, checkpoint: &Checkpoint, patience: bool) -> Result<()> {
+        let vectors = checkpoint.vectors(&self.graph, self.moments.slots().len())?;
+        self.replica.weights_mut().copy_from_slice(&vectors.weights);
+        self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
+        checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots);
+        self.progress = checkpoint.progress().clone();
+        self.progress.best = self.progress.best.filter(|_| patience);
+        self.best = vectors.best.filter(|_| patience);
+        Ok(())
+    }
+}
+
+fn layout(table: &firesteel_model::Table) -> TableLayout {
+    TableLayout { range: table.range.clone(), rows: table.rows, dims: table.dims }
+}
