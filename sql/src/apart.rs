@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use crate::about::About;
 use crate::encode::Vocabularies;
 use crate::error::{inside, outside};
-use crate::fit::{Fit, Rows, Uses};
+use crate::fit::{Fit, Hear, Rows, Uses};
 use crate::job::{Block, Dealt, Job, Look, MlJob, Shelf, messages, written};
 use crate::roles::{Role, Roles};
 use crate::spool::Spool;
@@ -296,6 +296,7 @@ impl Apart {
         trainer: &Trainer,
         uses: &Uses,
         held: &Held,
+        hear: &Hear,
     ) -> firesteel_error::Result<Model> {
         let config = trainer.config();
         let json = serde_json::to_value(config).map_err(|e| Error::internal(e.to_string()))?;
@@ -316,7 +317,7 @@ impl Apart {
         };
         let (resume, start) = fit.beginning();
         let session = firesteel_train::Apart { threads: 1, cancel: reading.cancel.clone(), resume, start };
-        let mut hear = fit.listener(0, config.params.epochs);
+        let mut hear = fit.listener(0, config.params.epochs, hear);
         trainer.fit_by_rounds(statistics, held_out, session, &mut hand_out, &mut hear)
     }
 

@@ -1,12 +1,12 @@
 //! One training: from the rows of a query to a model and what is to be kept with it.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use datafusion::common::{DataFusionError, Result, exec_err};
+use datafusion::common::{DataFusionError, Result, exec_err, internal_err};
 use firesteel_comm::{Cancel, Fabric, Mesh, Options, local_world};
 use firesteel_error::{Error, Kind};
 use firesteel_train::{
@@ -106,6 +106,12 @@ pub(crate) struct Fitted {
     pub(crate) metrics: Value,
 }
 
+/// Who hears of epochs.
+pub(crate) type Hear<'a> = dyn Fn(EpochRecord) + Sync + 'a;
+
+/// The model of a trial and its measures, or why it has none.
+type Tried = std::result::Result<(Arc<Model>, Measures), String>;
+
 /// A model, and how it was found.
 struct Found {
     model: Arc<Model>,
@@ -138,7 +144,7 @@ impl Fit {
         let uses = Uses { roles, weights, held };
         let Found { model, recipe, trials } = match &self.spec.trials {
             None => {
-                let model = self.train(&self.spec.recipe, &uses);
+                let model = self.train(&self.spec.recipe, &uses, &|epoch| _ = self.hear.send(epoch));
                 let model = model.map_err(|e| outside(self.told(e)))?;
                 Found { model: Arc::new(model), recipe: self.spec.recipe.clone(), trials: Vec::new() }
             }
@@ -306,25 +312,24 @@ impl Fit {
         }
         let mut told: Vec<TrialInfo> = Vec::new();
         let mut best: Option<(f64, Arc<Model>, usize)> = None;
-        for (i, (_, recipe)) in trials.trials.iter().enumerate() {
-            let model = match self.train(recipe, uses) {
-                Ok(model) => Arc::new(model),
-                Err(e) if e.kind() == Kind::Diverged => {
-                    told.push(trials.told(i, Err(e.to_string())));
-                    continue;
+        for some in trials.trials.chunks(trials.parallel) {
+            for tried in self.try_at_once(some, uses)? {
+                let i = told.len();
+                let (model, measures) = match tried {
+                    Ok(tried) => tried,
+                    Err(why) => {
+                        told.push(trials.told(i, Err(why)));
+                        continue;
+                    }
+                };
+                let info = trials.told(i, Ok((model.history(), &measures)));
+                if let Some(value) = info.value
+                    && best.as_ref().is_none_or(|(best, ..)| trials.objective.better(value, *best))
+                {
+                    best = Some((value, model, i));
                 }
-                Err(e) => return Err(outside(e)),
-            };
-            let Some(measures) = self.measure(&model, uses, Role::Evaluate)? else {
-                return exec_err!("none of the rows held out has a label to compare trials by");
-            };
-            let info = trials.told(i, Ok((model.history(), &measures)));
-            if let Some(value) = info.value
-                && best.as_ref().is_none_or(|(best, ..)| trials.objective.better(value, *best))
-            {
-                best = Some((value, model, i));
+                told.push(info);
             }
-            told.push(info);
         }
         let Some((_, model, i)) = best else {
             let why = told.iter().find_map(|trial| trial.error.clone());
@@ -335,21 +340,62 @@ impl Fit {
         Ok(Found { model, recipe: trials.trials[i].1.clone(), trials: told })
     }
 
-    fn train(&self, recipe: &Recipe, uses: &Uses) -> firesteel_error::Result<Model> {
+    /// Some trials side by side; what came of each, in their order. Their epochs are told one trial after the other.
+    fn try_at_once(&self, some: &[(Vec<String>, Recipe)], uses: &Uses) -> Result<Vec<Tried>> {
+        if let [(_, recipe)] = some {
+            return Ok(vec![self.attempt(recipe, uses, &|epoch| _ = self.hear.send(epoch))?]);
+        }
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let start = |(_, recipe): &'_ (Vec<String>, Recipe)| {
+                let recipe = recipe.clone();
+                let work = move || {
+                    let epochs = Mutex::new(Vec::new());
+                    let hear = |epoch| epochs.lock().unwrap_or_else(PoisonError::into_inner).push(epoch);
+                    let tried = self.attempt(&recipe, uses, &hear);
+                    (tried, epochs.into_inner().unwrap_or_else(PoisonError::into_inner))
+                };
+                std::thread::Builder::new().name("trial".into()).spawn_scoped(scope, work)
+            };
+            let threads: Vec<_> = some.iter().map(start).collect();
+            threads.into_iter().map(|thread| thread.map(ScopedJoinHandle::join)).collect()
+        });
+        let mut all = Vec::with_capacity(some.len());
+        for outcome in outcomes {
+            let Ok((tried, epochs)) = outcome? else { return internal_err!("a trial panicked") };
+            epochs.into_iter().for_each(|epoch| _ = self.hear.send(epoch));
+            all.push(tried?);
+        }
+        Ok(all)
+    }
+
+    /// One trial.
+    fn attempt(&self, recipe: &Recipe, uses: &Uses, hear: &Hear) -> Result<Tried> {
+        let model = match self.train(recipe, uses, hear) {
+            Ok(model) => Arc::new(model),
+            Err(e) if e.kind() == Kind::Diverged => return Ok(Err(e.to_string())),
+            Err(e) => return Err(outside(e)),
+        };
+        match self.measure(&model, uses, Role::Evaluate)? {
+            Some(measures) => Ok(Ok((model, measures))),
+            None => exec_err!("none of the rows held out has a label to compare trials by"),
+        }
+    }
+
+    fn train(&self, recipe: &Recipe, uses: &Uses, hear: &Hear) -> firesteel_error::Result<Model> {
         let trainer = Trainer::new(self.config(recipe, uses)?)?;
         match (&self.apart, &uses.held) {
-            (Some(apart), Some(held)) => apart.train(self, &trainer, uses, held),
-            _ => self.train_together(&trainer, uses),
+            (Some(apart), Some(held)) => apart.train(self, &trainer, uses, held, hear),
+            _ => self.train_together(&trainer, uses, hear),
         }
     }
 
     /// By threads of this process.
-    fn train_together(&self, trainer: &Trainer, uses: &Uses) -> firesteel_error::Result<Model> {
+    fn train_together(&self, trainer: &Trainer, uses: &Uses, hear: &Hear) -> firesteel_error::Result<Model> {
         let deadline = Duration::from_secs_f64(trainer.config().params.timeout_seconds.min(1e9));
         let meshes = local_world(self.workers, &Options { deadline, ..Options::default() })?;
         let outcomes: Vec<firesteel_error::Result<Model>> = std::thread::scope(|scope| {
             let start = |(rank, mesh): (usize, Mesh)| {
-                let work = move || self.work(trainer, mesh, uses);
+                let work = move || self.work(trainer, mesh, uses, hear);
                 std::thread::Builder::new().name(format!("train-{rank}")).spawn_scoped(scope, work)
             };
             // A worker whose thread cannot start has no mesh any more, which the others hear of.
@@ -364,13 +410,19 @@ impl Fit {
     }
 
     /// One worker, on a thread of its own.
-    fn work(&self, trainer: &Trainer, mesh: Mesh, uses: &Uses) -> firesteel_error::Result<Model> {
+    fn work(
+        &self,
+        trainer: &Trainer,
+        mesh: Mesh,
+        uses: &Uses,
+        hear: &Hear,
+    ) -> firesteel_error::Result<Model> {
         let (rank, config) = (mesh.rank(), trainer.config());
         let Uses { roles, weights, .. } = uses;
         let Fit { spool, about, reading, .. } = self;
         let rows = Rows { spool, about, roles, weights, reading, evaluation: true };
         let shard = rows.shard(config, rank, share(spool.rows(), rank, self.workers));
-        let mut hear = self.listener(rank, config.params.epochs);
+        let mut hear = self.listener(rank, config.params.epochs, hear);
         let (resume, start) = self.beginning();
         let fabric: Arc<dyn Fabric> = Arc::new(mesh);
         let session = Session { fabric, threads: 1, cancel: reading.cancel.clone(), resume, start };
@@ -387,12 +439,15 @@ impl Fit {
     }
 
     /// Hands on what a worker tells.
-    pub(crate) fn listener(&self, rank: usize, last: usize) -> impl FnMut(Event) + '_ {
+    pub(crate) fn listener<'a>(
+        &'a self,
+        rank: usize,
+        last: usize,
+        hear: &'a Hear<'a>,
+    ) -> impl FnMut(Event) + 'a {
         move |event| match (event, &self.checkpoints) {
-            (Event::Epoch(epoch), _) if rank == 0 => {
-                // Whoever listened may be gone; then `cancel` is set.
-                _ = self.hear.send(epoch);
-            }
+            // Whoever listened may be gone; then `cancel` is set.
+            (Event::Epoch(epoch), _) if rank == 0 => hear(epoch),
             // After the last epoch there is a model.
             (Event::Checkpoint { epoch, bytes, .. }, Some(checkpoints)) if epoch < last => {
                 checkpoints.keep(&self.about, epoch, self.seen.rows, self.workers, &bytes);

@@ -178,12 +178,6 @@ pub(crate) const UNMET: &[Unmet] = &[
         asked: |options| options.checkpoint_every > 0 && options.search.is_some(),
     },
     Unmet {
-        option: "max_parallel_trials",
-        values: "above 1",
-        instead: "leave it out: each trial uses all workers",
-        asked: |options| options.search.as_ref().is_some_and(|search| search.parallel > 1),
-    },
-    Unmet {
         option: "cache",
         values: "other than memory_then_disk, with sync = 'average'",
         instead: "leave it out: rows are kept in the model store",

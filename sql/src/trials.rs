@@ -69,6 +69,8 @@ pub struct Trials {
     pub options: Vec<String>,
     /// Their values in each training, as SQL, and the training.
     pub trials: Vec<(Vec<String>, Recipe)>,
+    /// How many trainings at once, each by all workers.
+    pub parallel: usize,
 }
 
 impl Trials {
@@ -84,6 +86,7 @@ impl Trials {
         Ok(Trials {
             objective: Objective::new(search.objective.as_deref(), classifier)?,
             options: search.space.iter().map(|d| d.option.clone()).collect(),
+            parallel: search.parallel,
             trials: search.draws(seed).into_iter().map(trial).collect::<Result<_>>()?,
         })
     }

@@ -198,7 +198,12 @@ pub const ROWS: &[Row] = &[
     ),
     Row { default: "42", ..param("seed", "seed", "") },
     row("num_trials", Kind::Count { least: 1 }, "no search", "how many trainings a search makes"),
-    row("max_parallel_trials", Kind::Count { least: 1 }, "1", "how many of them at once"),
+    row(
+        "max_parallel_trials",
+        Kind::Count { least: 1 },
+        "1",
+        "how many of them at once, each by all workers and with its own copy of the rows",
+    ),
     Row {
         not_yet: &["vizier_default"],
         ..row(

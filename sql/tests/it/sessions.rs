@@ -88,11 +88,15 @@ async fn of_two_that_create_one_wins() {
     assert!(versions.contains("| 1 |"), "{versions}");
 }
 
+/// The names of this process's threads.
+fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok()).collect()
+}
+
 /// Threads of this process that train.
 fn training_threads() -> BTreeSet<String> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with("train-")).collect()
+    threads().into_iter().filter(|name| name.starts_with("train-")).collect()
 }
 
 /// Waits for the end of trainings that nobody waits for.
@@ -120,6 +124,30 @@ async fn a_training_that_nobody_waits_for_ends() {
     all_stopped();
     let models = run(&firesteel, "SELECT count(*) AS n FROM ml.model_versions").await.unwrap();
     assert!(models.contains("| 0 |"), "{models}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trials_train_side_by_side() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let sql = create("CREATE MODEL m", 100_000_000, 1).replace(
+        "early_stop=FALSE",
+        "early_stop=FALSE, data_split_method='random', learn_rate=HPARAM_CANDIDATES([0.01, 0.02, 0.03]), \
+         hparam_tuning_algorithm='grid_search', max_parallel_trials=2",
+    );
+    let statements = firesteel.parse(&sql).unwrap();
+    let frame = firesteel.plan(statements.into_iter().next().unwrap()).await.unwrap();
+    let epochs = frame.execute_stream().await.unwrap();
+    let trials = || threads().iter().filter(|name| name.trim() == "trial").count();
+    let start = Instant::now();
+    while trials() < 2 {
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", threads());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(epochs);
+    all_stopped();
+    assert_eq!(trials(), 0);
 }
 
 /// Starts a training and drops it after some epochs.
