@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -70,6 +71,7 @@ impl Tidy {
     /// `Execution` when the training is running already; of the store.
     pub(crate) async fn begin(shelf: &Shelf) -> Result<Tidy> {
         shelf.models.store().begin_work(&shelf.folder).await?;
+        shelf.models.untidy.fetch_add(1, Ordering::Relaxed);
         Ok(Tidy { shelf: Some(shelf.clone()), handle: Handle::current() })
     }
 
@@ -97,6 +99,7 @@ async fn tidy(shelf: &Shelf) {
             .models
             .notice(format!("what workers passed on is not removed ({e}); VACUUM MODELS does it in a day"));
     }
+    shelf.models.untidy.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// The rows of a training as workers find them, and who has the work done.
@@ -146,16 +149,19 @@ impl Apart {
         tidy: Arc<Tidy>,
     ) -> Result<Begun> {
         let mut dealt: Vec<Dealt> = messages(&collect(deal, context.clone()).await?, &shelf).await?;
-        dealt.retain(|part| !part.blocks.is_empty());
+        dealt.retain(|part| part.strands.iter().any(|blocks| !blocks.is_empty()));
         // A cluster answers in any order, and its tasks do not know which partitions of the query are theirs. What is in a
         // part depends on neither.
-        dealt.sort_by(|a, b| a.blocks[0].file.cmp(&b.blocks[0].file));
+        let files = |part: &Dealt| part.strands.iter().flatten().map(|block| block.file.clone()).next();
+        dealt.sort_by_cached_key(files);
         let parts = dealt.len();
-        let (mut blocks, mut seen) = (Vec::new(), Vocabularies::default());
-        for part in dealt {
-            blocks.extend(part.blocks);
-            seen.merge(part.seen);
+        let strands = dealt.iter().map(|part| part.strands.len()).max().unwrap_or(0);
+        let mut blocks = Vec::new();
+        for strand in 0..strands {
+            blocks.extend(dealt.iter().filter_map(|part| part.strands.get(strand)).flatten().cloned());
         }
+        let mut seen = Vocabularies::default();
+        dealt.into_iter().for_each(|part| seen.merge(part.seen));
         let spool = Spool::stored(&shelf, &blocks, 0);
         Ok((Apart { jobs, context: context.clone(), shelf, blocks, _tidy: tidy }, spool, seen, parts))
     }
@@ -231,7 +237,8 @@ impl Apart {
             }
         })?;
         let failed = |(rank, done)| match done {
-            Done::Failed { kind, message } if fit.workers > 1 => {
+            // Rows are named with the worker's rank.
+            Done::Failed { kind, message } if fit.workers > 1 && !message.contains("rank") => {
                 Err(failure(kind, message).context(format!("worker {rank}")))
             }
             Done::Failed { kind, message } => Err(failure(kind, message)),
@@ -344,8 +351,9 @@ impl Apart {
             other => unexpected(&other).map_err(inside),
         };
         let taken = done.and_then(|done| done.into_iter().try_for_each(&mut take));
-        // What cannot be removed now is with all the rest.
-        for file in &files {
+        // Trials side by side may have learned the same, and share a file. What is not removed now is with all the rest.
+        let alone = fit.spec.trials.as_ref().is_none_or(|trials| trials.parallel == 1);
+        for file in files.iter().filter(|_| alone) {
             _ = waiting.block_on(self.shelf.remove(file));
         }
         taken
@@ -402,7 +410,7 @@ mod tests {
         let (mut kept, mut next) = (Vec::new(), 0);
         for rows in [3u64, 1, 5, 4] {
             let values: ArrayRef = Arc::new(UInt64Array::from_iter_values(next..next + rows));
-            let mut blocks = Blocks::new(&shelf);
+            let mut blocks = Blocks::new(&shelf, 1);
             blocks.push(RecordBatch::try_from_iter([("place", values)]).unwrap()).await.unwrap();
             kept.extend(blocks.finish().await.unwrap());
             next += rows;

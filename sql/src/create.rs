@@ -19,6 +19,9 @@ use crate::store::{VersionEntry, WorkFolder};
 use crate::transform::{Draft, Training};
 use crate::unfinished::Unfinished;
 
+/// Strands that rows are dealt into where nobody says how many workers there are.
+const STRANDS: usize = 16;
+
 /// The logical node.
 #[derive(Clone, Debug)]
 pub struct CreateModel {
@@ -102,7 +105,8 @@ impl CreateModel {
             Some(folder) => {
                 // What is made of the rows is looked at when it can be made.
                 let look = draft.is_none().then(|| look(&spec, &about));
-                let node = Arc::new(MlJob::new(input, folder.clone(), Job::Deal { look })?);
+                let strands = spec.workers.unwrap_or(STRANDS);
+                let node = Arc::new(MlJob::new(input, folder.clone(), Job::Deal { look, strands })?);
                 LogicalPlan::Extension(Extension { node })
             }
         };

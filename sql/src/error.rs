@@ -27,7 +27,7 @@ pub(crate) fn inside(e: DataFusionError) -> Error {
 }
 
 /// The loop speaks of `learningRate`, as Spark does; SQL calls it `learn_rate`.
-fn in_sql(message: &str) -> String {
+pub(crate) fn in_sql(message: &str) -> String {
     let mut out = String::with_capacity(message.len());
     let mut rest = message;
     while !rest.is_empty() {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
+use arrow::compute::{filter_record_batch, is_not_null};
 use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result, exec_err, internal_err};
 use firesteel_comm::{Cancel, Fabric, Mesh, Options, local_world};
@@ -18,7 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::about::{About, Label};
 use crate::apart::{Apart, Held, share};
 use crate::encode::{Encoder, Feature, FeatureKind, HELD_OUT, Vocabularies};
-use crate::error::{inside, outside};
+use crate::error::{in_sql, inside, outside};
 use crate::evaluate::{Measures, Scores};
 use crate::loaded::LoadedModel;
 use crate::roles::{Role, Roles};
@@ -372,7 +373,7 @@ impl Fit {
     fn attempt(&self, recipe: &Recipe, uses: &Uses, hear: &Hear) -> Result<Tried> {
         let model = match self.train(recipe, uses, hear) {
             Ok(model) => Arc::new(model),
-            Err(e) if e.kind() == Kind::Diverged => return Ok(Err(e.to_string())),
+            Err(e) if e.kind() == Kind::Diverged => return Ok(Err(in_sql(&e.to_string()))),
             Err(e) => return Err(outside(e)),
         };
         match self.measure(&model, uses, Role::Evaluate)? {
@@ -474,6 +475,8 @@ impl Fit {
             };
             for start in (0..batch.num_rows()).step_by(BATCH) {
                 let part = batch.slice(start, BATCH.min(batch.num_rows() - start));
+                // Nobody looks at what a row without a label has in its features.
+                let part = filter_record_batch(&part, &is_not_null(&encoder.labels(&part)?)?)?;
                 let predictions = predictor.predict(&encoder.features(&part)?).map_err(outside)?;
                 scores.push(&predictions, &encoder.labels(&part)?, self.spec.classifier);
             }

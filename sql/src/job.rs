@@ -6,7 +6,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -23,6 +24,7 @@ use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::draw::draw;
 use crate::encode::{Feature, Vocabularies};
 use crate::models::Models;
 use crate::pack::stream;
@@ -40,6 +42,9 @@ pub enum Job {
     Deal {
         /// Absent where `TRANSFORM` has yet to make of them what is looked at.
         look: Option<Look>,
+        /// Each partition's rows are dealt into so many strands, one of which goes to one worker as a rule: whatever order
+        /// the query's rows have, all workers see some of all.
+        strands: usize,
     },
     /// The input's rows are tasks, which are done.
     Work,
@@ -97,12 +102,16 @@ pub(crate) struct Blocks {
     shelf: Shelf,
     batches: Vec<RecordBatch>,
     bytes: usize,
+    /// Bytes of a block.
+    most: usize,
     kept: Vec<Block>,
 }
 
 impl Blocks {
-    pub(crate) fn new(shelf: &Shelf) -> Blocks {
-        Blocks { shelf: shelf.clone(), batches: Vec::new(), bytes: 0, kept: Vec::new() }
+    /// One of `of` that fill at the same time.
+    pub(crate) fn new(shelf: &Shelf, of: usize) -> Blocks {
+        let most = BLOCK / of.max(1);
+        Blocks { shelf: shelf.clone(), batches: Vec::new(), bytes: 0, most, kept: Vec::new() }
     }
 
     pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
@@ -112,7 +121,7 @@ impl Blocks {
         let batch = compact(&batch)?;
         self.bytes += batch.get_array_memory_size();
         self.batches.push(batch);
-        match self.bytes < BLOCK {
+        match self.bytes < self.most {
             true => Ok(()),
             false => self.keep().await,
         }
@@ -149,20 +158,49 @@ fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
 /// What a partition of [`Job::Deal`] answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Dealt {
-    pub(crate) blocks: Vec<Block>,
+    /// One a strand.
+    pub(crate) strands: Vec<Vec<Block>>,
     pub(crate) seen: Vocabularies,
 }
 
-async fn deal(mut rows: SendableRecordBatchStream, shelf: &Shelf, look: Option<&Look>) -> Result<Dealt> {
-    let (mut blocks, mut seen) = (Blocks::new(shelf), Vocabularies::default());
+async fn deal(
+    mut rows: SendableRecordBatchStream,
+    shelf: &Shelf,
+    look: Option<&Look>,
+    strands: usize,
+) -> Result<Dealt> {
+    let count = strands.max(1);
+    let mut blocks: Vec<Blocks> = (0..count).map(|_| Blocks::new(shelf, count)).collect();
+    let (mut seen, mut first) = (Vocabularies::default(), 0);
     while let Some(batch) = rows.next().await {
         let batch = batch?;
         if let Some(look) = look {
             look.at(&batch, &mut seen)?;
         }
-        blocks.push(batch).await?;
+        for (blocks, part) in blocks.iter_mut().zip(dealt(&batch, first, count)?) {
+            blocks.push(part).await?;
+        }
+        first += batch.num_rows() as u64;
     }
-    Ok(Dealt { blocks: blocks.finish().await?, seen })
+    let mut strands = Vec::with_capacity(count);
+    for blocks in blocks {
+        strands.push(blocks.finish().await?);
+    }
+    Ok(Dealt { strands, seen })
+}
+
+/// The rows of a batch, strand by strand; it begins at row `first` of its partition.
+fn dealt(batch: &RecordBatch, first: u64, strands: usize) -> Result<Vec<RecordBatch>> {
+    if strands == 1 {
+        return Ok(vec![batch.clone()]);
+    }
+    let mut picked = vec![Vec::new(); strands];
+    for row in 0..batch.num_rows() as u32 {
+        let strand = draw(0, first + u64::from(row)) * strands as f64;
+        picked[strand as usize].push(row);
+    }
+    let take = |rows: Vec<u32>| Ok(take_record_batch(batch, &UInt32Array::from(rows))?);
+    picked.into_iter().map(take).collect()
 }
 
 /// Longer messages are files.
@@ -388,8 +426,8 @@ impl ExecutionPlan for JobExec {
         builder.spawn(async move {
             let told = async |answer| _ = out.send(Ok(answer)).await;
             match job {
-                Job::Deal { look } => {
-                    let dealt = deal(input, &shelf, look.as_ref()).await?;
+                Job::Deal { look, strands } => {
+                    let dealt = deal(input, &shelf, look.as_ref(), strands).await?;
                     told(answer(&dealt, &shelf).await?).await;
                 }
                 Job::Work => {
@@ -403,5 +441,37 @@ impl ExecutionPlan for JobExec {
             Ok(())
         });
         Ok(builder.build())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::UInt32Array;
+    use arrow::datatypes::UInt32Type;
+
+    use super::*;
+
+    #[test]
+    fn every_strand_has_rows_from_everywhere() {
+        let rows: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..10_000));
+        let batch = RecordBatch::try_from_iter([("row", rows)]).unwrap();
+        let strands = dealt(&batch, 77, 4).unwrap();
+        let mut all = Vec::new();
+        for strand in &strands {
+            let rows = strand.column(0).as_primitive::<UInt32Type>().values();
+            let mean = rows.iter().map(|row| f64::from(*row)).sum::<f64>() / rows.len() as f64;
+            assert!((2_300..2_700).contains(&rows.len()) && (mean - 5_000.0).abs() < 300.0, "{mean}");
+            all.extend(rows.iter().copied());
+        }
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..10_000));
+        // The same in two batches.
+        let (first, second) = (batch.slice(0, 3_000), batch.slice(3_000, 7_000));
+        let (first, second) = (dealt(&first, 77, 4).unwrap(), dealt(&second, 3_077, 4).unwrap());
+        for (strand, parts) in strands.iter().zip(first.iter().zip(&second)) {
+            let joined = arrow::compute::concat_batches(&strand.schema(), [parts.0, parts.1]).unwrap();
+            assert_eq!(joined, *strand);
+        }
+        assert_eq!(dealt(&batch, 0, 1).unwrap(), [batch]);
     }
 }

@@ -1,5 +1,6 @@
 //! The models of a session: the store, what of it is known, and what of it is in memory.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub struct Models {
     notices: Mutex<Vec<String>>,
     /// Held by the thread that reads a model for all that wait for one.
     reading: Mutex<()>,
+    /// Trainings whose files are not removed yet.
+    pub(crate) untidy: AtomicUsize,
 }
 
 impl Models {
@@ -46,6 +49,7 @@ impl Models {
             cache: Cache::new(CACHE_BYTES),
             notices: Mutex::default(),
             reading: Mutex::default(),
+            untidy: AtomicUsize::new(0),
         })
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -157,6 +159,19 @@ impl Firesteel {
         let batches = frame.collect().await?;
         let batch = arrow::compute::concat_batches(&schema, &batches)?;
         self.rows("training_info", batch)
+    }
+
+    /// Waits until trainings that were dropped have ended and left nothing behind, for some seconds at most.
+    pub async fn settled(&self) {
+        const LOOK: Duration = Duration::from_millis(20);
+        // One that was dropped just now says a moment later whether it can go on.
+        tokio::time::sleep(5 * LOOK).await;
+        for _ in 0..250 {
+            if self.models.untidy.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Plans one statement; a training runs when its rows are asked for, other changes to models run now.

@@ -186,7 +186,7 @@ impl Task {
 
     /// The rows as the query gave them.
     fn hold_out(&self, rows: &Spool, roles: &Roles, shelf: &Shelf, reading: &Reading) -> Result<Done> {
-        let (mut evaluate, mut test) = (Blocks::new(shelf), Blocks::new(shelf));
+        let (mut evaluate, mut test) = (Blocks::new(shelf, 2), Blocks::new(shelf, 2));
         rows.read(self.rows.clone(), reading, |first, batch| {
             for (role, blocks) in [(Role::Evaluate, &mut evaluate), (Role::Test, &mut test)] {
                 reading.handle.block_on(blocks.push(roles.only(role, first, &batch)?))?;

@@ -195,7 +195,9 @@ mod tests {
         let (context, firesteel) = session(folder.path()).await;
         let input = context.sql("SELECT 1 AS x").await.unwrap().into_optimized_plan().unwrap();
         let look = Look { features: Vec::new(), label: Some("y".into()), classifier: true };
-        for job in [Job::Work, Job::Deal { look: None }, Job::Deal { look: Some(look) }] {
+        for job in
+            [Job::Work, Job::Deal { look: None, strands: 1 }, Job::Deal { look: Some(look), strands: 7 }]
+        {
             let work = WorkFolder::new(&ModelName::bare("m"));
             let node = MlJob::new(input.clone(), work.clone(), job.clone()).unwrap();
             let bytes = encode_node(&node).unwrap().unwrap();

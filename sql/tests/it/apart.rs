@@ -163,6 +163,17 @@ async fn a_trial_that_diverges_is_told_and_the_search_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trials_that_learn_the_same_side_by_side_share_files() {
+    let store = tempfile::tempdir().unwrap();
+    let firesteel = session(store.path()).await;
+    let sql = "CREATE MODEL m OPTIONS(model_type='dnn_classifier', input_label_cols=['species'], hidden_units=[8], \
+               sync='average', workers=2, max_iterations=HPARAM_CANDIDATES([6, 7, 8]), max_parallel_trials=3, \
+               hparam_tuning_algorithm='grid_search', data_split_method='random') AS SELECT * FROM iris";
+    run(&firesteel, sql).await.unwrap();
+    assert_eq!(work(store.path()), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_transform_makes_is_made_where_workers_are() {
     let store = tempfile::tempdir().unwrap();
     let firesteel = session(store.path()).await;

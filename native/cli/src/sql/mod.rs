@@ -98,17 +98,14 @@ pub fn run(options: &Options) -> Result<()> {
             scripts.push(text.trim_start_matches('\u{feff}').to_owned());
         }
         if !scripts.is_empty() {
-            for script in &scripts {
-                session.script(script).await.map_err(shown)?;
-            }
-            return Ok(());
+            return session.scripts(&scripts).await;
         }
         if std::io::stdin().is_terminal() {
             return prompt::run(&session).await;
         }
         let script = std::io::read_to_string(std::io::stdin())
             .map_err(|e| Error::new(Kind::Io, "cannot read the standard input").with_source(e))?;
-        session.script(&script).await.map_err(shown)
+        session.scripts(&[script]).await
     })
 }
 
@@ -196,6 +193,30 @@ impl Session {
         let store = ModelStore::from_url(&options.models, &context.runtime_env())?;
         let firesteel = Firesteel::register(&context, store).await?;
         Ok(Session { firesteel, printer: Printer::new(options.format, options.progress, options.quiet) })
+    }
+
+    /// All statements of some texts, until the user interrupts.
+    async fn scripts(&self, scripts: &[String]) -> Result<()> {
+        let all = async {
+            for script in scripts {
+                self.script(script).await?;
+            }
+            Ok(())
+        };
+        // Dropping a statement's stream stops it.
+        tokio::select! {
+            done = all => done.map_err(shown),
+            _ = tokio::signal::ctrl_c() => {
+                self.settled().await;
+                self.notices();
+                Err(Error::new(Kind::Cancelled, "stopped"))
+            }
+        }
+    }
+
+    /// Waits for what was stopped.
+    async fn settled(&self) {
+        self.firesteel.settled().await;
     }
 
     /// All statements of a text, one behind the other.

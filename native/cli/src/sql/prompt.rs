@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use firesteel_error::{Error, Kind, Result};
 use rustyline::completion::{Completer, Pair};
@@ -116,8 +115,7 @@ async fn one(session: &Session, line: &str) {
         }
         _ = tokio::signal::ctrl_c() => {
             eprintln!("stopped");
-            // A training that is dropped says a moment later whether it can go on.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            session.settled().await;
         }
     }
     session.notices();

@@ -215,6 +215,25 @@ fn a_training_that_is_killed_leaves_the_models_as_they_were() {
 }
 
 #[test]
+fn a_training_that_is_interrupted_says_so_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = "CREATE MODEL m OPTIONS (model_type = 'dnn_regressor', input_label_cols = ['y'], hidden_units = [4], \
+                  sync = 'average', workers = 2, max_iterations = 100000000) \
+                  AS SELECT value AS x, 2 * value AS y FROM generate_series(1, 100)";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_firesteel"));
+    command.current_dir(folder).args(["sql", "-c", create]).stderr(Stdio::piped());
+    let mut training = Running(command.spawn().unwrap());
+    let mut told = BufReader::new(training.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|line| line.starts_with("epoch   2")));
+    let interrupt = Command::new("kill").args(["-INT", &training.0.id().to_string()]).status().unwrap();
+    assert!(interrupt.success() && !training.0.wait().unwrap().success());
+    let rest: Vec<String> = told.collect();
+    assert!(rest.last().unwrap().contains("stopped"), "{rest:?}");
+    assert!(!folder.join("models/public/m").exists());
+}
+
+#[test]
 fn models_are_measured_and_listed_without_sql() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
