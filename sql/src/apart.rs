@@ -383,10 +383,7 @@ fn blocks_of(all: &[Block], rows: &Range<u64>) -> (u64, Vec<Block>) {
 }
 
 fn unexpected<T>(done: &Done) -> Result<T> {
-    match done {
-        Done::Failed { kind, message } => Err(outside(failure(*kind, message.clone()))),
-        other => internal_err!("a worker answered something else: {other:?}"),
-    }
+    internal_err!("a worker answered something else: {done:?}")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
+use arrow::array::Array;
 use arrow::compute::{filter_record_batch, is_not_null};
 use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result, exec_err, internal_err};
@@ -474,11 +475,15 @@ impl Fit {
                 None => roles.only(role, first, &batch)?,
             };
             for start in (0..batch.num_rows()).step_by(BATCH) {
-                let part = batch.slice(start, BATCH.min(batch.num_rows() - start));
-                // Nobody looks at what a row without a label has in its features.
-                let part = filter_record_batch(&part, &is_not_null(&encoder.labels(&part)?)?)?;
+                let mut part = batch.slice(start, BATCH.min(batch.num_rows() - start));
+                let mut labels = encoder.labels(&part)?;
+                if labels.null_count() > 0 {
+                    // Nobody looks at what a row without a label has in its features.
+                    part = filter_record_batch(&part, &is_not_null(&labels)?)?;
+                    labels = encoder.labels(&part)?;
+                }
                 let predictions = predictor.predict(&encoder.features(&part)?).map_err(outside)?;
-                scores.push(&predictions, &encoder.labels(&part)?, self.spec.classifier);
+                scores.push(&predictions, &labels, self.spec.classifier);
             }
             Ok(())
         })?;

@@ -121,13 +121,13 @@ impl TrainExec {
                 runtime: context.runtime_env(),
                 metrics: SpillMetrics::new(&self.metrics, partition),
             };
-            let (spec, about, as_it_is) = (self.spec.clone(), self.about.clone(), self.draft.is_none());
+            // What is made of it is looked at when it can be made.
+            let look = self.draft.is_none().then(|| look(&self.spec, &self.about));
             tasks.spawn(async move {
                 let mut seen = Vocabularies::default();
-                let look = |batch: &RecordBatch| match as_it_is {
-                    true => seen.push(batch, &about.features, spec.label.as_deref(), spec.classifier),
-                    // What is made of it is looked at when it can be made.
-                    false => Ok(()),
+                let look = |batch: &RecordBatch| match &look {
+                    Some(look) => look.at(batch, &mut seen),
+                    None => Ok(()),
                 };
                 let part = keeper.keep(stream, look).await?;
                 Ok::<_, DataFusionError>((partition, part, seen))
@@ -162,18 +162,16 @@ impl TrainExec {
             None => draft.settle(&ask(&draft.statistics(), spool, self.query.clone(), context).await?)?,
         };
         let spool = spool.through(Arc::new(Training::new(&transform, &self.spec.along())?));
+        let look = look(&self.spec, &self.about);
         if let Some((apart, workers)) = apart {
             let about = About { transform: Some(transform.clone()), ..(*self.about).clone() };
-            let look = look(&self.spec, &about);
             let seen = apart.look(&about, self.spec.along(), look, workers).await?;
             return Ok((transform, spool, seen));
         }
-        let (spec, about, reading) = (self.spec.clone(), self.about.clone(), reading.clone());
+        let reading = reading.clone();
         let look = move || {
             let mut seen = Vocabularies::default();
-            spool.read(0..spool.rows(), &reading, |_, batch| {
-                seen.push(&batch, &about.features, spec.label.as_deref(), spec.classifier)
-            })?;
+            spool.read(0..spool.rows(), &reading, |_, batch| look.at(&batch, &mut seen))?;
             Ok((transform, spool, seen))
         };
         tokio::task::spawn_blocking(look).await.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?

@@ -207,16 +207,11 @@ impl Session {
         tokio::select! {
             done = all => done.map_err(shown),
             _ = tokio::signal::ctrl_c() => {
-                self.settled().await;
+                self.firesteel.settled().await;
                 self.notices();
                 Err(Error::new(Kind::Cancelled, "stopped"))
             }
         }
-    }
-
-    /// Waits for what was stopped.
-    async fn settled(&self) {
-        self.firesteel.settled().await;
     }
 
     /// All statements of a text, one behind the other.

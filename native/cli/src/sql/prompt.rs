@@ -115,7 +115,7 @@ async fn one(session: &Session, line: &str) {
         }
         _ = tokio::signal::ctrl_c() => {
             eprintln!("stopped");
-            session.settled().await;
+            session.firesteel.settled().await;
         }
     }
     session.notices();
