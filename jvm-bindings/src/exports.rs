@@ -6,7 +6,7 @@ use std::time::Duration;
 use firesteel_comm::Listener;
 use firesteel_error::Error;
 use firesteel_model::Network;
-use firesteel_train::{ShardBuilder, TrainConfig};
+use firesteel_train::TrainConfig;
 use jni::objects::{JByteArray, JClass, JLongArray, JObjectArray, JString};
 use jni::sys::{jint, jlong};
 use jni::{Env, NativeMethod, native_method};
@@ -15,7 +15,7 @@ use crate::columns::ColumnBatch;
 use crate::error::{self, Fault, Throw};
 use crate::registry;
 use crate::scoring::{OpenModel, Scorer};
-use crate::training::Training;
+use crate::training::{LocalShard, Training};
 
 type Outcome<T> = Result<T, Fault>;
 
@@ -44,7 +44,7 @@ pub const EXPORTS: &[NativeMethod] = &[
     native!(checkpoint_key(config: JString) -> JString),
     native!(listener_open(host: JString) -> jlong),
     native!(listener_port(listener: jlong) -> jint),
-    native!(shard_new(config: JString, rank: jint) -> jlong),
+    native!(shard_new(config: JString, rank: jint, gpus: JString[]) -> jlong),
     native!(shard_push(shard: jlong, batch: jlong, rows: jint)),
     native!(train_start(shard: jlong, listener: jlong, config: JString, world: JString, resume: jbyte[]) -> jlong),
     native!(train_poll(training: jlong, millis: jint) -> JString[]),
@@ -134,11 +134,22 @@ fn listener_port<'l>(_: &mut Env<'l>, _: JClass<'l>, listener: jlong) -> Outcome
 }
 
 /// A shard until training takes it.
-type Rows = Mutex<Option<ShardBuilder>>;
+type Rows = Mutex<Option<LocalShard>>;
 
-fn shard_new<'l>(env: &mut Env<'l>, _: JClass<'l>, config: JString<'l>, rank: jint) -> Outcome<jlong> {
+fn shard_new<'l>(
+    env: &mut Env<'l>,
+    _: JClass<'l>,
+    config: JString<'l>,
+    rank: jint,
+    gpus: JObjectArray<'l, JString<'l>>,
+) -> Outcome<jlong> {
     let config = TrainConfig::from_json(&text(env, &config)?)?;
-    let shard = ShardBuilder::new(&config, usize::try_from(rank).unwrap_or(usize::MAX))?;
+    let mut given = Vec::new();
+    for at in 0..gpus.len(env)? {
+        let gpu = gpus.get_element(env, at)?;
+        given.push(text(env, &gpu)?);
+    }
+    let shard = LocalShard::new(&config, usize::try_from(rank).unwrap_or(usize::MAX), &given)?;
     Ok(registry::open::<Rows>(Mutex::new(Some(shard))))
 }
 
@@ -147,7 +158,7 @@ fn shard_push<'l>(_: &mut Env<'l>, _: JClass<'l>, shard: jlong, batch: jlong, ro
     let batch = registry::lock(&batch).take(count(rows)?)?;
     let mut shard = registry::lock(&shard);
     let shard = shard.as_mut().ok_or_else(|| Error::argument("training has taken the shard"))?;
-    Ok(shard.push(&batch)?)
+    Ok(shard.rows.push(&batch)?)
 }
 
 fn train_start<'l>(

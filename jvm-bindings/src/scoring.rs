@@ -122,8 +122,14 @@ mod tests {
         let mut shard = ShardBuilder::new(&config, 0).unwrap();
         shard.push(&rows(&[Some(1.0), Some(2.0), Some(3.0)])).unwrap();
         let mesh = local_world(1, &Options::default()).unwrap().remove(0);
-        let session =
-            Session { fabric: Arc::new(mesh), threads: 1, cancel: Cancel::new(), resume: None, start: None };
+        let session = Session {
+            fabric: Arc::new(mesh),
+            threads: 1,
+            cancel: Cancel::new(),
+            resume: None,
+            start: None,
+            gpu: None,
+        };
         let model = Trainer::new(config).unwrap().fit(Ok(shard.finish()), session, &mut |_| {}).unwrap();
         OpenModel::new(&model.files().unwrap()).unwrap()
     }

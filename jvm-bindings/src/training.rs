@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use firesteel_comm::{Cancel, Listener, Membership, Options, Peer, join};
 use firesteel_error::{Error, Kind, Result};
-use firesteel_train::{Event, Model, Session, ShardBuilder, TrainConfig, Trainer};
+use firesteel_train::{Event, Gpu, Model, Session, ShardBuilder, TrainConfig, Trainer, device};
 use serde::Deserialize;
 
 use crate::error::{from_panic, guarded};
@@ -33,6 +33,27 @@ pub struct World {
 struct Neighbour {
     process: String,
     address: String,
+}
+
+/// A worker's rows, and what is to compute with them.
+#[derive(Debug)]
+pub struct LocalShard {
+    /// Taken in until training starts.
+    pub rows: ShardBuilder,
+    gpu: Option<Gpu>,
+}
+
+impl LocalShard {
+    /// Without rows yet. `given` are the addresses of the GPUs that Spark gave the task.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the configuration asks for a device that is not there.
+    pub fn new(config: &TrainConfig, rank: usize, given: &[String]) -> Result<LocalShard> {
+        Ok(LocalShard {
+            gpu: device::choose(&config.params, given, rank)?,
+            rows: ShardBuilder::new(config, rank)?,
+        })
+    }
 }
 
 /// One worker's training, while it runs and after it ended.
@@ -100,7 +121,7 @@ impl Training {
     /// `InvalidArgument` when what was told makes no sense; what goes wrong later is for [`Training::poll`].
     pub fn start(
         config: TrainConfig,
-        shard: ShardBuilder,
+        shard: LocalShard,
         listener: Listener,
         world: World,
         resume: Option<Vec<u8>>,
@@ -186,7 +207,7 @@ impl Drop for Training {
 
 fn run(
     config: TrainConfig,
-    shard: ShardBuilder,
+    shard: LocalShard,
     listener: Listener,
     world: World,
     resume: Option<Vec<u8>>,
@@ -197,10 +218,12 @@ fn run(
     let options = Options { deadline: config.deadline(), cancel: cancel.clone(), ..Options::default() };
     let mesh = join(&membership, world.rank, Some(listener), &options)?;
     let resume = resume.map(Into::into);
-    let session = Session { fabric: Arc::new(mesh), threads: world.threads, cancel, resume, start: None };
+    let LocalShard { rows, gpu } = shard;
+    let session =
+        Session { fabric: Arc::new(mesh), threads: world.threads, cancel, resume, start: None, gpu };
     // Nobody listening is no reason to stop: the JVM cancels when it wants that.
     let mut tell = |event| drop(sender.send(event));
-    Trainer::new(config)?.fit(Ok(shard.finish()), session, &mut tell)
+    Trainer::new(config)?.fit(Ok(rows.finish()), session, &mut tell)
 }
 
 fn membership(world: &World) -> Result<Membership> {
@@ -228,13 +251,34 @@ mod tests {
         let column = |values: Vec<f64>| Arc::new(Float64Array::from(values)) as ArrayRef;
         let x = column((0..labels.len()).map(|r| r as f64).collect());
         let rows = RecordBatch::try_from_iter([("x", x), ("y", column(labels.to_vec()))]).unwrap();
-        let mut shard = ShardBuilder::new(&config, 0).unwrap();
-        shard.push(&rows).unwrap();
+        let mut shard = LocalShard::new(&config, 0, &[]).unwrap();
+        shard.rows.push(&rows).unwrap();
         let listener = Listener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let peers = vec![Neighbour { process: "p".into(), address }];
         let world = World { rank: 0, job: "j".into(), secret: "00ff".into(), threads: 1, peers };
         Training::start(config, shard, listener, world, None).unwrap()
+    }
+
+    /// Before a row is read.
+    #[test]
+    fn a_gpu_that_is_not_there_is_refused() {
+        let config = |params: &str| {
+            let json = format!(
+                r#"{{"task": "regression", "network": {{"mlp": {{"hidden": []}}}}, "params": {params},
+                    "data": {{"features": [{{"column": "x"}}], "label": "y"}}}}"#
+            );
+            TrainConfig::from_json(&json).unwrap()
+        };
+        let refusal = |params, given: &[String]| {
+            LocalShard::new(&config(params), 0, given).map(drop).unwrap_err().to_string()
+        };
+        let e = refusal(r#"{"device": "cuda:4321"}"#, &[]);
+        assert!(e.starts_with("device is cuda:4321: there is no "), "{e}");
+        // Whatever this machine has, Spark gave one that has no number.
+        let e = refusal("{}", &["GPU-1f".into()]);
+        assert!(e.contains("has the address 'GPU-1f', expected its number"), "{e}");
+        LocalShard::new(&config(r#"{"device": "cpu"}"#), 0, &["GPU-1f".into()]).unwrap();
     }
 
     /// Polls until there is no more to hear.

@@ -179,6 +179,27 @@ class _NeuralParams(Params):
         typeConverter=TypeConverters.toInt,
     )
 
+    device: Param[str] = Param(
+        Params._dummy(),
+        "device",
+        "what computes: auto takes a GPU where one can be had, else the CPU; cuda demands one, cuda:0 the machine's first",
+        typeConverter=TypeConverters.toString,
+    )
+
+    precision: Param[str] = Param(
+        Params._dummy(),
+        "precision",
+        "the numbers that a step computes with; all but f32 need a GPU",
+        typeConverter=TypeConverters.toString,
+    )
+
+    gradientCopy: Param[str] = Param(
+        Params._dummy(),
+        "gradientCopy",
+        "the numbers in which gradients leave a GPU for other workers; bf16 and f16 are half the bytes",
+        typeConverter=TypeConverters.toString,
+    )
+
     bucketBytes: Param[int] = Param(
         Params._dummy(),
         "bucketBytes",
@@ -227,6 +248,9 @@ class _NeuralParams(Params):
             minImprovement=0.0,
             mode="auto",
             threads=0,
+            device="auto",
+            precision="f32",
+            gradientCopy="f32",
             bucketBytes=1048576,
             timeoutSeconds=300.0,
             checkpointInterval=1,
@@ -327,6 +351,18 @@ class _NeuralParams(Params):
     def getThreads(self) -> int:
         """Gets the value of threads."""
         return self.getOrDefault(self.threads)
+
+    def getDevice(self) -> str:
+        """Gets the value of device."""
+        return self.getOrDefault(self.device)
+
+    def getPrecision(self) -> str:
+        """Gets the value of precision."""
+        return self.getOrDefault(self.precision)
+
+    def getGradientCopy(self) -> str:
+        """Gets the value of gradientCopy."""
+        return self.getOrDefault(self.gradientCopy)
 
     def getBucketBytes(self) -> int:
         """Gets the value of bucketBytes."""
@@ -439,6 +475,18 @@ class _NeuralParamSetters(_NeuralParams):
     def setThreads(self, value: int) -> Any:
         """Sets threads: a whole number from 0 on."""
         return self._set(threads=value)
+
+    def setDevice(self, value: str) -> Any:
+        """Sets device: auto, cpu, cuda or cuda:N, N a GPU's number."""
+        return self._set(device=value)
+
+    def setPrecision(self, value: str) -> Any:
+        """Sets precision: one of f32, tf32, bf16, f16."""
+        return self._set(precision=value)
+
+    def setGradientCopy(self, value: str) -> Any:
+        """Sets gradientCopy: one of f32, bf16, f16."""
+        return self._set(gradientCopy=value)
 
     def setBucketBytes(self, value: int) -> Any:
         """Sets bucketBytes: a whole number from 64 on."""

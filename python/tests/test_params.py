@@ -31,6 +31,18 @@ def test_every_param_has_a_setter_in_the_style_of_spark(spark):
     assert (stage.getEpochs(), stage.getSeed(), stage.getNetwork()) == (3, 7, n.Mlp(8).to_json())
 
 
+def test_the_device_is_asked_for_in_words(flights):
+    stage = NeuralClassifier(featuresCols=["distance"], labelCol="late", device="cuda:4321", epochs=1)
+    assert (stage.getDevice(), stage.getPrecision()) == ("cuda:4321", "f32")
+    with pytest.raises(IllegalArgumentException, match="device is cuda:4321: there is no "):
+        stage.fit(flights)
+    stage.setDevice("cpu").setPrecision("bf16")
+    with pytest.raises(IllegalArgumentException, match="precision is bf16, .* and device is cpu"):
+        stage.fit(flights)
+    with pytest.raises(IllegalArgumentException, match="device is gpu, expected auto, cpu, cuda or cuda:N"):
+        stage.setDevice("gpu").fit(flights)
+
+
 def test_every_layer_is_one_that_the_engine_knows(flights):
     pixels = F.transform(F.sequence(F.lit(1), F.lit(64)), lambda i: (i * F.col("distance") % 7).cast("float"))
     rows = flights.limit(64).select(pixels.alias("pixels"), "late")

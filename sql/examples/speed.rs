@@ -104,8 +104,14 @@ fn train(config: &TrainConfig, parts: &[Vec<RecordBatch>]) -> f64 {
                 let mut builder = ShardBuilder::new(config, rank).unwrap();
                 parts[rank].iter().for_each(|batch| builder.push(batch).unwrap());
                 let fabric = Arc::new(mesh);
-                let session =
-                    Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None };
+                let session = Session {
+                    fabric,
+                    threads: 1,
+                    cancel: Cancel::new(),
+                    resume: None,
+                    start: None,
+                    gpu: None,
+                };
                 let mut rates = Vec::new();
                 let mut hear = |event| {
                     if let Event::Epoch(epoch) = event {

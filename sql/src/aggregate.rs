@@ -50,15 +50,17 @@ use crate::spool::{Reading, Spool};
 pub(crate) const FIT: &str = "nn_fit";
 
 /// Options of `CREATE MODEL` that a group has no use for.
-const STRAY: [&str; 12] = [
+const STRAY: [&str; 14] = [
     "cache",
     "checkpoint_every",
     "data_split_col",
     "description",
+    "device",
     "exclude_cols",
     "feature_cols",
     "input_label_cols",
     "labels",
+    "precision",
     "sample_weight_col",
     "sync",
     "warm_start",
@@ -285,6 +287,7 @@ impl Gathered {
             warm: None,
             checkpoints: None,
             workers: 1,
+            gpus: Vec::new(),
             apart: None,
             reading: Reading { handle: handle.clone(), cancel: Cancel::new() },
             hear,

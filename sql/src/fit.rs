@@ -12,7 +12,7 @@ use datafusion::common::{DataFusionError, Result, exec_err, internal_err};
 use firesteel_comm::{Cancel, Fabric, Mesh, Options, local_world};
 use firesteel_error::{Error, Kind};
 use firesteel_train::{
-    EpochRecord, Event, Model, Predictor, Session, Shard, ShardBuilder, TrainConfig, Trainer,
+    EpochRecord, Event, Gpu, Model, Predictor, Session, Shard, ShardBuilder, TrainConfig, Trainer,
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedSender;
@@ -46,6 +46,8 @@ pub(crate) struct Fit {
     /// Who keeps checkpoints, if they are wanted.
     pub(crate) checkpoints: Option<Checkpoints>,
     pub(crate) workers: usize,
+    /// What they compute on, by rank; the CPU where absent.
+    pub(crate) gpus: Vec<Option<Gpu>>,
     /// Who trains where workers never meet; absent where they are threads of this process.
     pub(crate) apart: Option<Apart>,
     pub(crate) reading: Reading,
@@ -427,7 +429,8 @@ impl Fit {
         let mut hear = self.listener(rank, config.params.epochs, hear);
         let (resume, start) = self.beginning();
         let fabric: Arc<dyn Fabric> = Arc::new(mesh);
-        let session = Session { fabric, threads: 1, cancel: reading.cancel.clone(), resume, start };
+        let gpu = self.gpus.get(rank).cloned().flatten();
+        let session = Session { fabric, threads: 1, cancel: reading.cancel.clone(), resume, start, gpu };
         trainer.fit(shard, session, &mut hear)
     }
 

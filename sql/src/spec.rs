@@ -130,11 +130,12 @@ impl TrainSpec {
 
 /// Options in which a training that goes on may differ from the one that did not end. `max_iterations` is the loop's to
 /// refuse, where the learning rate depends on it.
-pub(crate) const FREE: [&str; 8] = [
+pub(crate) const FREE: [&str; 9] = [
     "cache",
     "checkpoint_every",
     "checkpoint_interval",
     "description",
+    "device",
     "epochs",
     "labels",
     "max_iterations",

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result, internal_err};
 use firesteel_comm::Cancel;
 use firesteel_error::{Error, Kind};
-use firesteel_train::{Statistics, TrainConfig, Trainer};
+use firesteel_train::device::choose;
+use firesteel_train::{Statistics, TrainConfig, Trainer, Worker};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -170,8 +171,10 @@ impl Task {
             }
             What::Epoch(_) => {
                 let trained = config().and_then(|c| {
+                    let gpu = choose(&c.params, &[], self.rank)?;
+                    let worker = Worker { rank: self.rank, threads: 1, gpu, cancel: reading.cancel.clone() };
                     let shard = shard(&c)?;
-                    Trainer::new(c)?.round(shard, self.rank, from, 1, &reading.cancel)
+                    Trainer::new(c)?.round(shard, from, &worker)
                 });
                 let round = match trained {
                     Ok(Some(round)) => round,

@@ -19,6 +19,8 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
 use firesteel_comm::Cancel;
+use firesteel_train::device::choose_all;
+use firesteel_train::{Gpu, Params};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -26,6 +28,7 @@ use crate::about::About;
 use crate::apart::{Apart, Jobs, Tidy};
 use crate::create::{CreateModel, Warm, look, training_rows, training_schema};
 use crate::encode::Vocabularies;
+use crate::error::outside;
 use crate::fit::{CancelOnDrop, Fit, Fitted, Start};
 use crate::job::Shelf;
 use crate::models::Models;
@@ -93,6 +96,17 @@ impl TrainExec {
 
     fn workers(&self) -> usize {
         self.spec.workers.unwrap_or_else(|| self.input.output_partitioning().partition_count())
+    }
+
+    /// What the workers of this process compute on. Those of other processes see to that themselves.
+    async fn gpus(&self) -> Result<Vec<Option<Gpu>>> {
+        if self.apart.is_some() || self.spec.task.is_none() {
+            return Ok(Vec::new());
+        }
+        let (workers, params) = (self.workers(), self.spec.recipe.params.clone());
+        let choose = move || choose_all(&Params::from_map(&params)?, workers);
+        let gpus = tokio::task::spawn_blocking(choose).await;
+        gpus.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?.map_err(outside)
     }
 
     /// The rows, what was seen of them, who trains if workers never meet, and how many there are.
@@ -208,6 +222,7 @@ impl TrainExec {
             Some(Warm::Checkpoint(unfinished)) => Some(Start::Checkpoint(unfinished.clone())),
             None => None,
         };
+        let gpus = self.gpus().await?;
         let (mut spool, mut seen, apart, workers) = self.begin(&context, tidy).await?;
         let mut about = (*self.about).clone();
         if let Some(draft) = &self.draft {
@@ -219,7 +234,7 @@ impl TrainExec {
         }
         let (hear, mut epochs) = unbounded_channel();
         let spec = self.spec.clone();
-        let fit = Fit { workers, apart, spec, about, spool, seen, warm, checkpoints, reading, hear };
+        let fit = Fit { workers, gpus, apart, spec, about, spool, seen, warm, checkpoints, reading, hear };
         // Not on the threads that queries run on.
         let training = tokio::task::spawn_blocking(move || fit.run());
         while let Some(epoch) = epochs.recv().await {

@@ -89,7 +89,7 @@ fn scala_types(domain: Domain) -> (&'static str, &'static str) {
         Domain::Int { .. } => ("IntParam", "Int"),
         Domain::Seed { .. } => ("LongParam", "Long"),
         Domain::Real { .. } => ("DoubleParam", "Double"),
-        Domain::Choice { .. } => ("Param[String]", "String"),
+        Domain::Choice { .. } | Domain::Device { .. } => ("Param[String]", "String"),
         Domain::Flag { .. } => ("BooleanParam", "Boolean"),
     }
 }
@@ -109,6 +109,7 @@ fn scala_param(out: &mut String, param: &Param) {
         Domain::Choice { choices, .. } => {
             Some(format!("ParamValidators.inArray(Array({}))", quoted(choices.iter().copied())))
         }
+        Domain::Device { .. } => Some("_.matches(\"auto|cpu|cuda(:[0-9]+)?\")".into()),
         Domain::Seed { .. } | Domain::Flag { .. } => None,
     };
     let expected = param.domain.text();
@@ -131,7 +132,7 @@ fn scala_defaults(out: &mut String) {
             Domain::Int { default, .. } => default.to_string(),
             Domain::Seed { default } => format!("{default}L"),
             Domain::Real { default, .. } => format!("{default:?}"),
-            Domain::Choice { default, .. } => format!("\"{default}\""),
+            Domain::Choice { default, .. } | Domain::Device { default } => format!("\"{default}\""),
             Domain::Flag { default } => default.to_string(),
         };
         format!("    {} -> {value}", name(param))
@@ -209,7 +210,7 @@ fn python_defaults(out: &mut String) {
         let value = match param.domain {
             Domain::Int { default, .. } | Domain::Seed { default } => default.to_string(),
             Domain::Real { default, .. } => format!("{default:?}"),
-            Domain::Choice { default, .. } => format!("\"{default}\""),
+            Domain::Choice { default, .. } | Domain::Device { default } => format!("\"{default}\""),
             Domain::Flag { default } => if default { "True" } else { "False" }.into(),
         };
         _ = writeln!(out, "            {}={value},", name(param));
@@ -221,7 +222,7 @@ fn python_types(domain: Domain) -> (&'static str, &'static str) {
     match domain {
         Domain::Int { .. } | Domain::Seed { .. } => ("int", "toInt"),
         Domain::Real { .. } => ("float", "toFloat"),
-        Domain::Choice { .. } => ("str", "toString"),
+        Domain::Choice { .. } | Domain::Device { .. } => ("str", "toString"),
         Domain::Flag { .. } => ("bool", "toBoolean"),
     }
 }

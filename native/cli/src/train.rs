@@ -8,8 +8,9 @@ use bytes::Bytes;
 use clap::Args;
 use firesteel_comm::{Cancel, Fabric, Mesh, local_world};
 use firesteel_error::{Error, Kind, Result};
+use firesteel_train::device::choose_all;
 use firesteel_train::disk::write_whole;
-use firesteel_train::{EpochRecord, Event, Model, Session, Shard, ShardBuilder, TrainConfig, Trainer};
+use firesteel_train::{EpochRecord, Event, Gpu, Model, Session, Shard, ShardBuilder, TrainConfig, Trainer};
 
 use crate::rows;
 
@@ -51,11 +52,12 @@ pub fn run(options: &Options) -> Result<()> {
     let checkpoint = options.checkpoint.as_deref();
     let read_checkpoint = |path| std::fs::read(path).map(Bytes::from).map_err(|e| unreadable(path, e));
     let resume = checkpoint.filter(|path| path.exists()).map(read_checkpoint).transpose()?;
+    let gpus = choose_all(&config.params, options.workers.into())?;
     let shards = read(&options.data, &config, options.workers.into())?;
     let fabric =
         firesteel_comm::Options { deadline: config.deadline(), ..firesteel_comm::Options::default() };
     let meshes = local_world(options.workers.into(), &fabric)?;
-    let job = Job { config, threads: options.threads.into(), checkpoint, resume };
+    let job = Job { config, threads: options.threads.into(), gpus, checkpoint, resume };
     job.train(meshes, shards)?.save(&options.out)
 }
 
@@ -89,6 +91,8 @@ fn read(path: &Path, config: &TrainConfig, workers: usize) -> Result<Vec<Shard>>
 struct Job<'a> {
     config: TrainConfig,
     threads: usize,
+    /// By rank.
+    gpus: Vec<Option<Gpu>>,
     checkpoint: Option<&'a Path>,
     resume: Option<Bytes>,
 }
@@ -124,8 +128,14 @@ impl Job<'_> {
     fn work(&self, trainer: &Trainer, mesh: Mesh, shard: Shard) -> Result<Model> {
         let fabric: Arc<dyn Fabric> = Arc::new(mesh);
         let (first, cancel) = (fabric.rank() == 0, Cancel::new());
-        let resume = self.resume.clone();
-        let session = Session { fabric, threads: self.threads, cancel: cancel.clone(), resume, start: None };
+        let session = Session {
+            threads: self.threads,
+            cancel: cancel.clone(),
+            resume: self.resume.clone(),
+            start: None,
+            gpu: self.gpus[fabric.rank()].clone(),
+            fabric,
+        };
         let mut kept = Ok(());
         let mut hear = |event| match (event, self.checkpoint) {
             (Event::Epoch(epoch), _) if first => println!("{}", line(&epoch)),

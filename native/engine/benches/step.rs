@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use firesteel_engine::{Batch, Loss, Mode, Moments, Optimizer, PlanConfig, Replica, Targets, Values};
+use firesteel_engine::{
+    Batch, Loss, Mode, Moments, Optimizer, PlanConfig, Precision, Replica, Targets, Values,
+};
 use firesteel_model::{Graph, Input, InputKind, Network};
 
 const ROWS: usize = 256;
@@ -66,7 +68,14 @@ impl Work {
     }
 
     fn run(&self, c: &mut Criterion, name: &str, mode: Mode, threads: usize) {
-        let config = PlanConfig { rows: ROWS, threads, mode, loss: Loss::SoftmaxCrossEntropy, seed: 1 };
+        let config = PlanConfig {
+            rows: ROWS,
+            threads,
+            mode,
+            loss: Loss::SoftmaxCrossEntropy,
+            precision: Precision::F32,
+            seed: 1,
+        };
         let mut replica = Replica::new(self.graph.clone(), config).unwrap();
         let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
         let mut moments = Moments::new(sgd, self.graph.dense_len()).unwrap();

@@ -8,7 +8,9 @@ use std::io::{BufRead, Write, stdin, stdout};
 use std::sync::Arc;
 use std::time::Instant;
 
-use firesteel_engine::{Batch, Loss, Mode, Moments, Optimizer, PlanConfig, Replica, Targets, Values};
+use firesteel_engine::{
+    Batch, Loss, Mode, Moments, Optimizer, PlanConfig, Precision, Replica, Targets, Values,
+};
 use firesteel_model::{Graph, Spec};
 use safetensors::SafeTensors;
 
@@ -34,7 +36,14 @@ impl Work {
         let graph = Arc::new(Graph::new(&Spec::from_json(&metadata["spec"])?)?);
         let optimizer: Optimizer = serde_json::from_str(&metadata["optimizer"])?;
         let rows = metadata["rows"].parse()?;
-        let config = PlanConfig { rows, threads, mode, loss: Loss::SoftmaxCrossEntropy, seed: 0 };
+        let config = PlanConfig {
+            rows,
+            threads,
+            mode,
+            loss: Loss::SoftmaxCrossEntropy,
+            precision: Precision::F32,
+            seed: 0,
+        };
         let mut start = vec![0.0; graph.len()];
         for parameter in graph.parameters() {
             let values = floats(tensors.tensor(&parameter.name)?.data());

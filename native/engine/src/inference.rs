@@ -7,8 +7,9 @@ use firesteel_model::Graph;
 
 use crate::batch::Values;
 use crate::check::{check_inputs, check_outputs};
+use crate::host::fits_tiles;
 use crate::plan::Plan;
-use crate::replica::{Mode, fits_tiles};
+use crate::replica::Mode;
 use crate::runner::{Reads, Runner};
 
 /// What an [`Inference`] is compiled for.

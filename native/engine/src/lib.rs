@@ -9,7 +9,9 @@
 //! | [`loss`] | [`Loss`] and its gradient by the logits |
 //! | [`optim`] | [`Optimizer`] and its state, [`Moments`] |
 //! | [`replica`] | [`Replica`], [`Sink`]: a network that is trained |
+//! | [`precision`] | [`Precision`]: the numbers that a step computes with |
 //! | [`inference`] | [`Inference`]: a network that only answers, with weights that others share |
+//! | `host`, `cuda` | a network on the CPU; [`Gpu`], and a network on one |
 //! | `check` | whether a batch fits the network |
 //! | `fuse` | which layers run as one kernel |
 //! | `plan`, `place` | the graph compiled to calls whose buffers lie in one arena |
@@ -28,7 +30,13 @@
 
 pub mod batch;
 mod check;
+// The tests share the networks of `tests/it`, which name the crate from outside.
+#[cfg(test)]
+extern crate self as firesteel_engine;
+
+mod cuda;
 mod fuse;
+mod host;
 pub mod inference;
 mod job;
 mod kernels;
@@ -39,6 +47,7 @@ pub mod optim;
 mod pass;
 mod place;
 mod plan;
+pub mod precision;
 mod random;
 pub mod replica;
 mod runner;
@@ -48,7 +57,9 @@ mod training;
 mod wide;
 
 pub use batch::{Batch, Targets, Totals, Values};
+pub use cuda::{Gpu, KernelRate};
 pub use inference::{Inference, InferenceConfig};
 pub use loss::Loss;
 pub use optim::{Moments, Optimizer};
+pub use precision::{GradientCopy, Precision};
 pub use replica::{Mode, Parts, PlanConfig, Replica, Sink};

@@ -214,7 +214,7 @@ impl Sgd {
 
 /// Adam's decays and, for the step of the last call, what its moments lack because they started at zero.
 #[derive(Clone, Copy, Debug)]
-struct Bias {
+pub(crate) struct Bias {
     beta1: f64,
     beta2: f64,
     t: u64,
@@ -225,7 +225,7 @@ struct Bias {
 }
 
 impl Bias {
-    fn new(optimizer: Optimizer) -> Bias {
+    pub(crate) fn new(optimizer: Optimizer) -> Bias {
         let (beta1, beta2) = match optimizer {
             Optimizer::Sgd { .. } => (0.0, 0.0),
             Optimizer::Adam { beta1, beta2, .. } | Optimizer::AdamW { beta1, beta2, .. } => (beta1, beta2),
@@ -233,7 +233,7 @@ impl Bias {
         Bias { beta1: as_written(beta1), beta2: as_written(beta2), t: 0, first: 1.0, second_root: 1.0 }
     }
 
-    fn at(&mut self, t: u64) -> &Bias {
+    pub(crate) fn at(&mut self, t: u64) -> &Bias {
         if self.t != t {
             self.t = t;
             self.first = 1.0 - self.beta1.powf(t as f64);
@@ -242,7 +242,14 @@ impl Bias {
         self
     }
 
-    fn adam(&self, learning_rate: f32, scale: f32, epsilon: f32, keep: f32, weight_decay: f32) -> Adam {
+    pub(crate) fn adam(
+        &self,
+        learning_rate: f32,
+        scale: f32,
+        epsilon: f32,
+        keep: f32,
+        weight_decay: f32,
+    ) -> Adam {
         Adam {
             scale,
             weight_decay,
@@ -263,21 +270,21 @@ fn as_written(value: f32) -> f64 {
 }
 
 /// One step of Adam or AdamW.
-struct Adam {
-    scale: f32,
-    weight_decay: f32,
+pub(crate) struct Adam {
+    pub(crate) scale: f32,
+    pub(crate) weight_decay: f32,
     /// What AdamW's decay leaves of a weight.
-    keep: f32,
+    pub(crate) keep: f32,
     /// 1 − β₁
-    follow1: f32,
-    beta2: f32,
+    pub(crate) follow1: f32,
+    pub(crate) beta2: f32,
     /// 1 − β₂
-    follow2: f32,
+    pub(crate) follow2: f32,
     /// The learning rate over the first moment's bias.
-    step: f32,
+    pub(crate) step: f32,
     /// 1 over the root of the second moment's bias.
-    root: f32,
-    epsilon: f32,
+    pub(crate) root: f32,
+    pub(crate) epsilon: f32,
 }
 
 impl Adam {

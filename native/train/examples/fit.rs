@@ -11,7 +11,7 @@ use std::time::Instant;
 use arrow_array::types::Float32Type;
 use arrow_array::{ArrayRef, Float64Array, Int32Array, ListArray, RecordBatch, StringArray};
 use firesteel_comm::{Cancel, Options, local_world};
-use firesteel_engine::{Batch, Moments, PlanConfig, Replica, Targets, Values};
+use firesteel_engine::{Batch, Moments, PlanConfig, Precision, Replica, Targets, Values};
 use firesteel_model::InputKind;
 use firesteel_train::{Event, Model, Session, ShardBuilder, TrainConfig, Trainer};
 
@@ -76,7 +76,7 @@ fn train(config: &TrainConfig, rows: &RecordBatch) -> (Model, Vec<f64>) {
     let mut builder = ShardBuilder::new(config, 0).unwrap();
     builder.push(rows).unwrap();
     let fabric = Arc::new(local_world(1, &Options::default()).unwrap().remove(0));
-    let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None };
+    let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None, gpu: None };
     let trainer = Trainer::new(config.clone()).unwrap();
     let started = Instant::now();
     let mut times = Vec::new();
@@ -119,7 +119,14 @@ impl Input {
 /// Samples a second of each of as many epochs of steps.
 fn step(config: &TrainConfig, model: &Model, threads: usize) -> Vec<f64> {
     let graph = Arc::new(model.graph().clone());
-    let plan = PlanConfig { rows: BATCH, threads, mode: config.mode(), loss: config.loss(), seed: 1 };
+    let plan = PlanConfig {
+        rows: BATCH,
+        threads,
+        mode: config.mode(),
+        loss: config.loss(),
+        precision: Precision::F32,
+        seed: 1,
+    };
     let mut replica = Replica::new(graph.clone(), plan).unwrap();
     let mut moments = Moments::new(config.optimizer(), graph.len()).unwrap();
     let inputs: Vec<Input> = graph.spec().inputs.iter().map(|i| Input::new(&i.kind)).collect();

@@ -58,7 +58,7 @@ fn train(network: &str, rows: &RecordBatch) -> Model {
     let mut builder = ShardBuilder::new(&config, 0).unwrap();
     builder.push(rows).unwrap();
     let fabric = Arc::new(local_world(1, &Options::default()).unwrap().remove(0));
-    let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None };
+    let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None, gpu: None };
     Trainer::new(config).unwrap().fit(Ok(builder.finish()), session, &mut |_| {}).unwrap()
 }
 

@@ -42,6 +42,9 @@ pub enum Event {
         weights: usize,
         /// Epochs that a checkpoint had behind it.
         resumed_at: usize,
+        /// What computes: `cpu` or a GPU's name; absent where workers that never meet choose for themselves.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
     },
     /// An epoch ended.
     Epoch(EpochRecord),

@@ -1,8 +1,8 @@
 //! Which training a checkpoint belongs to.
 //!
 //! Two trainings with the same identity, on the same rows, pass through the same weights: they differ at most in when
-//! they stop, how long they wait and how they use threads. So one may go on from the other's checkpoint. What may
-//! differ is [`FREE`]; `epochs` may where the learning rate does not depend on it.
+//! they stop, how long they wait, what computes and how they use threads. So one may go on from the other's checkpoint.
+//! What may differ is [`FREE`]; `epochs` may where the learning rate does not depend on it.
 
 use std::fmt::Write as _;
 
@@ -14,10 +14,13 @@ use sha2::{Digest, Sha256};
 use crate::config::TrainConfig;
 use crate::params::{Schedule, camel_case};
 
-/// The hyper-parameters that a training may change when it goes on: when it stops, what it waits for, how it uses
-/// threads and messages, how often it makes checkpoints.
-const FREE: [&str; 6] =
-    ["patience", "mode", "threads", "bucket_bytes", "timeout_seconds", "checkpoint_interval"];
+/// The hyper-parameters that a training may change when it goes on: when it stops, what it waits for, what computes and
+/// how it uses threads and messages, how often it makes checkpoints.
+const FREE: [&str; 7] =
+    ["patience", "mode", "threads", "device", "bucket_bytes", "timeout_seconds", "checkpoint_interval"];
+
+/// Those that once were f32 everywhere.
+const LATER: [&str; 2] = ["precision", "gradient_copy"];
 
 /// How much of a value a message shows: a spec may be long.
 const SHOWN: usize = 400;
@@ -45,7 +48,11 @@ impl Identity {
             name => !FREE.contains(&name),
         };
         for param in crate::params::TABLE.iter().filter(|param| counts(param.name)) {
-            all.push((camel_case(param.name), of_params.get(param.name).cloned().unwrap_or(Value::Null)));
+            let value = of_params.get(param.name).cloned().unwrap_or(Value::Null);
+            // Checkpoints from before there were others have none.
+            if !(LATER.contains(&param.name) && value == "f32") {
+                all.push((camel_case(param.name), value));
+            }
         }
         Ok(Identity(all))
     }
@@ -150,6 +157,7 @@ mod tests {
             r#"{"epochs": 3}"#,
             r#"{"patience": 3, "validationFraction": 0}"#,
             r#"{"threads": 2, "mode": "wide", "bucketBytes": 64, "timeoutSeconds": 1, "checkpointInterval": 7}"#,
+            r#"{"device": "cuda:1"}"#,
         ] {
             let free: Map<String, Value> = serde_json::from_str(free).unwrap();
             let mut other = config(MLP, "{}");
@@ -166,6 +174,7 @@ mod tests {
                 crate::params::Domain::Real { default, .. } => Value::from(default * 0.5 + 0.25),
                 crate::params::Domain::Choice { choices, .. } => Value::from(choices[1]),
                 crate::params::Domain::Flag { default } => Value::from(!default),
+                crate::params::Domain::Device { .. } => Value::from("cuda"),
             };
             let given = match param.name {
                 "nesterov" => serde_json::json!({"nesterov": true, "optimizer": "sgd", "momentum": 0.5}),

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`config`] | [`TrainConfig`]: what a training is told |
 //! | [`params`] | the table of hyper-parameters |
+//! | [`device`] | what computes: [`Device`], as it is asked for, to a GPU |
 //! | [`data`] | record batches to tensors |
 //! | [`trainer`] | [`Trainer`], [`Session`]: the loop |
 //! | [`rounds`] | the loop of workers that never meet: [`Round`] |
@@ -30,6 +31,7 @@
 mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod device;
 pub mod disk;
 pub mod event;
 mod group;
@@ -49,10 +51,12 @@ mod validate;
 
 pub use config::{DataConfig, Feature, Task, TrainConfig};
 pub use data::{Encoding, Preprocessing, Scaling, Shard, ShardBuilder, Statistics};
+pub use device::Device;
 pub use event::{EpochRecord, Event};
+pub use firesteel_engine::Gpu;
 pub use identity::checkpoint_key;
 pub use model::{Model, ModelInfo};
 pub use params::Params;
 pub use predict::{Embeddings, Predictions, Predictor, ReconstructionLoss};
-pub use rounds::{Apart, Round};
+pub use rounds::{Apart, Round, Worker};
 pub use trainer::{Session, Trainer};

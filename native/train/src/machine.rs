@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firesteel_comm::strategy::{Sharded, TableLayout};
-use firesteel_engine::{Moments, PlanConfig, Replica};
+use firesteel_engine::{Gpu, Moments, PlanConfig, Replica};
 use firesteel_error::{Error, Result};
 use firesteel_model::Graph;
 
@@ -44,6 +44,8 @@ pub(crate) struct Machine {
     pub(crate) replica: Replica,
     pub(crate) sharded: Sharded,
     pub(crate) moments: Moments,
+    /// Whether the replica updates its weights itself.
+    pub(crate) alone: bool,
     pub(crate) progress: Progress,
     /// Weights and buffers of the best epoch, where early stopping wants them.
     pub(crate) best: Option<(Vec<f32>, Vec<f32>)>,
@@ -55,6 +57,7 @@ impl Machine {
         group: &Group,
         prepared: &Prepared,
         threads: usize,
+        gpu: Option<&Gpu>,
         resume: Option<&Checkpoint>,
     ) -> Result<Machine> {
         let graph = graph(config, &prepared.agreed)?;
@@ -63,19 +66,28 @@ impl Machine {
             threads,
             mode: config.mode(),
             loss: config.loss(),
+            precision: config.params.precision,
             seed: config.params.seed as u64,
         };
         let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
         let bucket = config.params.bucket_bytes / 4;
         let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
         let mut machine = Machine {
-            replica: Replica::new(graph.clone(), plan)?,
+            replica: match gpu {
+                None => Replica::new(graph.clone(), plan)?,
+                Some(gpu) => Replica::on(gpu, graph.clone(), plan)?,
+            },
             moments: Moments::new(config.optimizer(), sharded.owned_len())?,
+            alone: false,
             progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
             best: None,
             graph,
             sharded,
         };
+        machine.replica.copy_gradients_as(config.params.gradient_copy)?;
+        if group.world() == 1 {
+            machine.alone = machine.replica.train_with(config.optimizer())?;
+        }
         if let Some(checkpoint) = resume {
             machine.go_on_from(checkpoint, config.params.patience > 0)?;
         }
@@ -100,6 +112,7 @@ impl Machine {
         self.replica.weights_mut().copy_from_slice(&vectors.weights);
         self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
         checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots);
+        self.replica.set_optimizer_state(&vectors.slots)?;
         self.progress = checkpoint.progress().clone();
         self.progress.best = self.progress.best.filter(|_| patience);
         self.best = vectors.best.filter(|_| patience);

@@ -4,10 +4,12 @@
 //! page are generated from [`TABLE`]. A name has two spellings, `learning_rate` and, in Spark, `learningRate`; both
 //! are read.
 
+use firesteel_engine::{GradientCopy, Precision};
 use firesteel_error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::device::{self, Device};
 use crate::nearest::distance;
 
 /// One row of [`TABLE`].
@@ -56,6 +58,11 @@ pub enum Domain {
     Flag {
         /// When not given.
         default: bool,
+    },
+    /// A word, or `cuda:N`.
+    Device {
+        /// When not given.
+        default: &'static str,
     },
 }
 
@@ -190,6 +197,9 @@ macro_rules! domain {
     (flag $default:literal) => {
         Domain::Flag { default: $default }
     };
+    (device $default:literal) => {
+        Domain::Device { default: $default }
+    };
 }
 
 macro_rules! rust_type {
@@ -207,6 +217,9 @@ macro_rules! rust_type {
     };
     (flag $($rest:tt)*) => {
         bool
+    };
+    (device $($rest:tt)*) => {
+        Device
     };
 }
 
@@ -274,6 +287,11 @@ params! {
         "relative improvement of the validation metric or loss that an epoch needs to count as better";
     mode: [choice ModeName "auto"], "how a plan uses its threads";
     threads: [int 0 from 0], "threads of a worker; 0 takes the cores its task has";
+    device: [device "auto"],
+        "what computes: auto takes a GPU where one can be had, else the CPU; cuda demands one, cuda:0 the machine's first";
+    precision: [choice Precision "f32"], "the numbers that a step computes with; all but f32 need a GPU";
+    gradient_copy: [choice GradientCopy "f32"],
+        "the numbers in which gradients leave a GPU for other workers; bf16 and f16 are half the bytes";
     bucket_bytes: [int 1_048_576 from 64], "bytes of gradient that travel together";
     timeout_seconds: [real 300.0 Positive to 1e9], "a worker that says nothing for so long is lost";
     checkpoint_interval: [int 1 from 0], "epochs between checkpoints, where they are kept; 0 makes none";
@@ -320,6 +338,12 @@ impl Params {
                 "nesterov is true, which needs optimizer sgd with a momentum above 0",
             ));
         }
+        if self.device == Device::Cpu && self.precision != Precision::F32 {
+            return Err(Error::argument(format!(
+                "precision is {}, which needs a GPU, and device is cpu; expected f32",
+                self.precision
+            )));
+        }
         Ok(())
     }
 }
@@ -345,7 +369,7 @@ impl Domain {
         match *self {
             Domain::Int { default, .. } | Domain::Seed { default } => default.into(),
             Domain::Real { default, .. } => default.into(),
-            Domain::Choice { default, .. } => default.into(),
+            Domain::Choice { default, .. } | Domain::Device { default } => default.into(),
             Domain::Flag { default } => default.into(),
         }
     }
@@ -361,6 +385,7 @@ impl Domain {
             }
             Domain::Choice { choices, .. } => format!("one of {}", choices.join(", ")),
             Domain::Flag { .. } => "true or false".into(),
+            Domain::Device { .. } => device::EXPECTED.into(),
         }
     }
 
@@ -373,6 +398,7 @@ impl Domain {
                 .is_some_and(|v| v.is_finite() && range.contains(v) && most.is_none_or(|most| v <= most)),
             Domain::Choice { choices, .. } => value.as_str().is_some_and(|v| choices.contains(&v)),
             Domain::Flag { .. } => value.is_boolean(),
+            Domain::Device { .. } => value.as_str().is_some_and(|v| v.parse::<Device>().is_ok()),
         };
         if fits {
             return Ok(());
@@ -458,6 +484,8 @@ mod tests {
             read(r#"{"learningRate": 0.1, "batch_size": 32.0, "optimizer": "sgd", "seed": -3}"#).unwrap();
         assert_eq!((params.learning_rate, params.batch_size, params.seed), (0.1, 32, -3));
         assert_eq!(params.optimizer, OptimizerName::Sgd);
+        let params = read(r#"{"device": "cuda:3", "precision": "tf32"}"#).unwrap();
+        assert_eq!((params.device, params.precision), (Device::Cuda(Some(3)), Precision::Tf32));
     }
 
     #[test]
@@ -481,6 +509,18 @@ mod tests {
         assert_eq!(
             text(r#"{"nesterov": true}"#),
             "nesterov is true, which needs optimizer sgd with a momentum above 0"
+        );
+        assert_eq!(
+            text(r#"{"device": "gpu"}"#),
+            "device is \"gpu\", expected auto, cpu, cuda or cuda:N, N a GPU's number"
+        );
+        assert_eq!(
+            text(r#"{"precision": "fp16"}"#),
+            "precision is \"fp16\", expected one of f32, tf32, bf16, f16"
+        );
+        assert_eq!(
+            text(r#"{"device": "cpu", "precision": "bf16"}"#),
+            "precision is bf16, which needs a GPU, and device is cpu; expected f32"
         );
     }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use firesteel_comm::{Cancel, Fabric, Options, local_world};
+use firesteel_engine::{Gpu, Precision};
 use firesteel_error::{Error, Kind, Result};
 
 use crate::checkpoint::{self, Checkpoint, Vectors};
@@ -31,6 +32,19 @@ pub struct Round {
     pub weight: f64,
     /// Its weights, running statistics and optimizer state.
     pub state: Bytes,
+}
+
+/// Who makes a [`Round`].
+#[derive(Clone, Debug, Default)]
+pub struct Worker {
+    /// Draws the order of the rows and what dropout drops.
+    pub rank: usize,
+    /// The cores it has; used when the `threads` of the hyper-parameters are 0.
+    pub threads: usize,
+    /// What computes, as [`crate::device::choose`] gives it; the CPU when absent.
+    pub gpu: Option<Gpu>,
+    /// Set by another thread to stop between two steps.
+    pub cancel: Cancel,
 }
 
 /// What [`Trainer::fit_by_rounds`] is given besides rows; each as in [`crate::Session`].
@@ -59,20 +73,14 @@ impl Trainer {
         Statistics::of(self.config(), shard)
     }
 
-    /// An epoch over one worker's rows; nothing where it has none to train on. `rank` draws the order of the rows and what
-    /// dropout drops.
+    /// An epoch over one worker's rows; nothing where it has none to train on.
     ///
     /// # Errors
     /// `Corrupt` for a state of another training; `InvalidData` naming the column; `Diverged`; `Cancelled`.
-    pub fn round(
-        &self,
-        shard: Shard,
-        rank: usize,
-        from: Bytes,
-        threads: usize,
-        cancel: &Cancel,
-    ) -> Result<Option<Round>> {
+    pub fn round(&self, shard: Shard, from: Bytes, worker: &Worker) -> Result<Option<Round>> {
         self.check_apart()?;
+        let Worker { rank, threads, gpu, cancel } = worker;
+        let rank = *rank;
         let from = Checkpoint::read(from, self.config())?;
         let agreed = from.agreed().clone();
         let (training, validation) = encode_alone(self.config(), shard, &agreed, rank)?;
@@ -89,7 +97,8 @@ impl Trainer {
         let group = Group::new(alone()?);
         let rows = training.len as u64;
         let prepared = Prepared { agreed, training, validation, first: 0, rows, validation_rows: 0 };
-        let machine = Machine::new(&config, &group, &prepared, self.threads(threads), Some(&from))?;
+        let threads = self.threads(*threads);
+        let machine = Machine::new(&config, &group, &prepared, threads, gpu.as_ref(), Some(&from))?;
         let mut fit = Fit::new(&config, group, prepared, machine);
         let epoch = fit.progress.epoch + 1;
         let loss = fit.epoch(epoch, cancel)?;
@@ -125,14 +134,17 @@ impl Trainer {
         }
         let group = Group::new(alone()?);
         let threads = self.threads(session.threads);
-        let mut machine = Machine::new(config, &group, &prepared, threads, resume.as_ref())?;
+        // Workers compute; here it is validated, on the CPU.
+        let mut here = config.clone();
+        here.params.precision = Precision::F32;
+        let mut machine = Machine::new(&here, &group, &prepared, threads, None, resume.as_ref())?;
         if let Some(model) = &start {
             machine.start_from(model)?;
         }
         let rows = prepared.rows;
         let mut fit = Fit::new(config, group, prepared, machine);
         let most = rows.div_ceil(world.max(1) as u64);
-        hear(fit.started(world, most.div_ceil(config.params.batch_size as u64)));
+        hear(fit.started(world, most.div_ceil(config.params.batch_size as u64), None));
         let mut pass = |fit: &mut Fit<'_>, epoch: usize, cancel: &Cancel| {
             if cancel.is_cancelled() {
                 return Err(Error::new(

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use firesteel_comm::strategy::{self, Sharded, Update};
 use firesteel_comm::{Cancel, Fabric};
-use firesteel_engine::{Moments, Replica, Sink, Totals};
+use firesteel_engine::{Gpu, Moments, Replica, Sink, Totals};
 use firesteel_error::{Error, Kind, Result};
 use firesteel_model::Graph;
 use tracing::{info, info_span};
@@ -43,6 +43,8 @@ pub struct Session {
     /// A model whose preprocessing, weights and running statistics training begins with; the same on all workers. A
     /// checkpoint comes before it.
     pub start: Option<Arc<Model>>,
+    /// What computes, as [`crate::device::choose`] gives it; the CPU when absent.
+    pub gpu: Option<Gpu>,
 }
 
 impl Trainer {
@@ -79,15 +81,17 @@ impl Trainer {
         }
         let known = resume.as_ref().map(|c| c.agreed().clone()).or(start.as_ref().map(|m| m.agreed()));
         let prepared = prepare(&mut group, &self.config, shard, known)?;
+        let threads = self.threads(session.threads);
         let machine =
-            Machine::new(&self.config, &group, &prepared, self.threads(session.threads), resume.as_ref())
+            Machine::new(&self.config, &group, &prepared, threads, session.gpu.as_ref(), resume.as_ref())
                 .and_then(|mut machine| {
                     start.map_or(Ok(()), |model| machine.start_from(&model)).map(|()| machine)
                 });
         // Memory and threads may lack on one worker alone: then all end, and all know why.
         let machine = group.once_all_have(machine)?;
         let mut fit = Fit::new(&self.config, group, prepared, machine);
-        hear(fit.started(fit.group.world(), fit.steps_per_epoch()));
+        let device = fit.replica.device().to_owned();
+        hear(fit.started(fit.group.world(), fit.steps_per_epoch(), Some(device)));
         let outcome = fit.run(&session.cancel, hear, &mut Fit::epoch);
         if let Err(e) = &outcome
             && !matches!(e.kind(), Kind::Diverged | Kind::PeerLost | Kind::Timeout)
@@ -152,6 +156,8 @@ pub(crate) struct Fit<'a> {
     pub(crate) replica: Replica,
     pub(crate) sharded: Sharded,
     pub(crate) moments: Moments,
+    /// Whether the replica updates its weights itself.
+    alone: bool,
     gather: Gather,
     /// The positions of this worker's rows in the epoch, sorted.
     picks: Vec<(u64, u32)>,
@@ -173,7 +179,7 @@ impl<'a> Fit<'a> {
         machine: Machine,
     ) -> Fit<'a> {
         let Prepared { agreed, training, validation, first, rows, validation_rows } = prepared;
-        let Machine { graph, replica, sharded, moments, progress, best } = machine;
+        let Machine { graph, replica, sharded, moments, alone, progress, best } = machine;
         Fit {
             config,
             group,
@@ -190,13 +196,14 @@ impl<'a> Fit<'a> {
             replica,
             sharded,
             moments,
+            alone,
             resumed_at: progress.epoch,
             progress,
             best,
         }
     }
 
-    pub(crate) fn started(&self, world: usize, steps_per_epoch: u64) -> Event {
+    pub(crate) fn started(&self, world: usize, steps_per_epoch: u64, device: Option<String>) -> Event {
         Event::Started {
             world,
             rows: self.rows,
@@ -204,6 +211,7 @@ impl<'a> Fit<'a> {
             steps_per_epoch,
             weights: self.graph.weight_count(),
             resumed_at: self.resumed_at,
+            device,
         }
     }
 
@@ -259,7 +267,7 @@ impl<'a> Fit<'a> {
         let most = picks.chunk_by(|a, b| a.0 / batch == b.0 / batch).map(<[_]>::len).max().unwrap_or(0);
         self.replica.reserve(most)?;
         let steps = self.steps_per_epoch();
-        let mut sum = strategy::Totals::default();
+        let mut sum = Totals::default();
         let mut next = 0;
         for nth in 0..steps {
             if cancel.is_cancelled() {
@@ -273,13 +281,12 @@ impl<'a> Fit<'a> {
             let end = next + rest.partition_point(|(position, _)| *position < first + batch);
             self.gather.fill(&self.training, &self.picks[next..end], first);
             next = end;
-            let totals = self.step((epoch as u64 - 1) * steps + nth, steps)?;
-            sum.loss += totals.loss;
-            sum.weight += totals.weight;
-            if !totals.loss.is_finite() {
-                let step = self.progress.step;
-                return Err(diverged(epoch, step, &format!("the loss is {}", totals.loss)));
+            if let Some(done) = self.step((epoch as u64 - 1) * steps + nth, steps)? {
+                add(&mut sum, epoch, done)?;
             }
+        }
+        for done in self.replica.settle()? {
+            add(&mut sum, epoch, done)?;
         }
         self.check_weights(epoch)?;
         Ok(sum.loss / sum.weight)
@@ -292,20 +299,27 @@ impl<'a> Fit<'a> {
         }
     }
 
-    /// One update with the gathered rows, the `nth` of the training; the totals of all workers.
-    fn step(&mut self, nth: u64, an_epoch: u64) -> Result<strategy::Totals> {
+    /// One update with the gathered rows, the `nth` of the training; the number and totals of all workers of a step that has
+    /// ended: this one, or, where steps are queued, one before it.
+    fn step(&mut self, nth: u64, an_epoch: u64) -> Result<Option<(u64, Totals)>> {
         let inputs = self.gather.inputs();
         let batch = self.gather.batch(&inputs);
-        let round = self.group.next_round();
-        let mut sink = Overlap { sharded: &mut self.sharded, round };
-        self.replica.step(self.progress.step, &batch, &mut sink)?;
         // Workers that never meet make as many steps as they have rows for, and count those of their mean.
         let steps = an_epoch.saturating_mul(self.config.params.epochs as u64);
         let rate = learning_rate(&self.config.params, nth, steps);
+        let step = self.progress.step;
         self.progress.step += 1;
+        if self.alone {
+            return self.replica.train(step, &batch, rate, self.progress.step);
+        }
+        let round = self.group.next_round();
+        let mut sink = Overlap { sharded: &mut self.sharded, round };
+        self.replica.step(step, &batch, &mut sink)?;
         let mut update = Apply { moments: &mut self.moments, learning_rate: rate, t: self.progress.step };
         let parts = self.replica.parts();
-        self.sharded.finish(parts.weights, parts.gradient, parts.touched, &mut update)
+        let totals = self.sharded.finish(parts.weights, parts.gradient, parts.touched, &mut update)?;
+        self.replica.changed_only(self.sharded.changed_rows())?;
+        Ok(Some((step, Totals { loss: totals.loss, weight: totals.weight })))
     }
 
     /// Running statistics become the mean over workers, each counted by its rows.
@@ -381,14 +395,16 @@ impl<'a> Fit<'a> {
 
     /// All vectors as they are now, on rank 0.
     fn vectors(&mut self) -> Result<Option<Vectors>> {
-        let state = checkpoint::owned_state(&self.sharded, &self.moments);
-        let Some(parts) = self.group.gather(state)? else { return Ok(None) };
-        Ok(Some(Vectors {
-            weights: self.replica.weights().to_vec(),
-            buffers: self.replica.buffers().to_vec(),
-            slots: checkpoint::join_state(parts, self.moments.slots().len(), self.graph.len())?,
-            best: None,
-        }))
+        let slots = match self.replica.optimizer_state()? {
+            Some(slots) => slots,
+            None => {
+                let state = checkpoint::owned_state(&self.sharded, &self.moments);
+                let Some(parts) = self.group.gather(state)? else { return Ok(None) };
+                checkpoint::join_state(parts, self.moments.slots().len(), self.graph.len())?
+            }
+        };
+        let (weights, buffers) = (self.replica.weights().to_vec(), self.replica.buffers().to_vec());
+        Ok(Some(Vectors { weights, buffers, slots, best: None }))
     }
 
     /// Where a lone worker is, as a checkpoint of the training `config`, without a past.
@@ -420,6 +436,16 @@ impl<'a> Fit<'a> {
             config,
         })
     }
+}
+
+/// Counts a step in.
+fn add(sum: &mut Totals, epoch: usize, (step, totals): (u64, Totals)) -> Result<()> {
+    sum.loss += totals.loss;
+    sum.weight += totals.weight;
+    if totals.loss.is_finite() {
+        return Ok(());
+    }
+    Err(diverged(epoch, step + 1, &format!("the loss is {}", totals.loss)))
 }
 
 fn diverged(epoch: usize, step: u64, what: &str) -> Error {

@@ -157,13 +157,16 @@ fn number(digits: &str) -> Option<Value> {
 /// What a search may draw.
 const SEARCHED: [&str; 5] = ["hidden_units", "layers", "activation_fn", "dropout", "embedding_dims"];
 /// Hyper-parameters that it may not: they say how, not what, is trained.
-const NOT_SEARCHED: [&str; 9] = [
+const NOT_SEARCHED: [&str; 12] = [
     "bucket_bytes",
     "checkpoint_every",
     "data_split_eval_fraction",
+    "device",
+    "gradient_copy",
     "handle_invalid",
     "mode",
     "patience",
+    "precision",
     "seed",
     "threads",
     "timeout_seconds",

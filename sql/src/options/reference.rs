@@ -80,7 +80,7 @@ fn default(row: &Row) -> String {
 
 fn domain_default(domain: &Domain) -> String {
     match domain {
-        Domain::Choice { default, .. } => (*default).into(),
+        Domain::Choice { default, .. } | Domain::Device { default } => (*default).into(),
         domain => domain.default_value().to_string(),
     }
 }

@@ -1,6 +1,7 @@
 //! The options, each declared once. Hyper-parameters have their domain, default and help in
 //! [`firesteel_train::params::TABLE`]; here they get the names of BigQuery ML.
 
+use firesteel_train::Device;
 use firesteel_train::params::{self, Domain, Param, Range};
 use serde_json::Value;
 
@@ -182,14 +183,9 @@ pub const ROWS: &[Row] = &[
         "how workers agree: by the sum of gradients, each step; or average, by the mean of their weights, each epoch, as \
          workers can that never run at the same time: those of a cluster",
     ),
-    Row {
-        not_yet: &["cuda", "gpu"],
-        ..row("device", Kind::Choice(&["auto", "cpu"]), "auto", "what computes")
-    },
-    Row {
-        not_yet: &["bf16", "f16"],
-        ..row("precision", Kind::Choice(&["f32"]), "f32", "the type of weights and activations")
-    },
+    param("device", "device", ""),
+    param("precision", "precision", ""),
+    param("gradient_copy", "gradient_copy", ""),
     row(
         "cache",
         Kind::Choice(&["memory_then_disk", "memory", "disk", "none"]),
@@ -283,9 +279,7 @@ impl Row {
     /// The choice, when it is one that we do not have yet.
     pub(super) fn lacks(&self, value: &Value) -> bool {
         let lower = value.as_str().unwrap_or_default().to_ascii_lowercase();
-        // `cuda:0` is a `cuda`.
-        let word = lower.split(':').next().unwrap_or_default();
-        self.not_yet.contains(&word)
+        self.not_yet.contains(&lower.as_str())
     }
 }
 
@@ -349,6 +343,10 @@ fn check_domain(domain: &Domain, value: &Value) -> Option<Value> {
         Domain::Real { range, .. } => value.as_f64().filter(|v| contains(*range, *v)).map(Value::from),
         Domain::Choice { choices, .. } => choice(choices, value),
         Domain::Flag { .. } => value.is_boolean().then(|| value.clone()),
+        Domain::Device { .. } => {
+            let lower = value.as_str()?.to_ascii_lowercase();
+            lower.parse::<Device>().ok().map(|device| device.to_string().into())
+        }
     }
 }
 

@@ -135,7 +135,7 @@ fn the_rest() {
         "input_label_cols=['y'], exclude_cols=['id', 'Name'], workers=4, cache='none', on_null='skip', \
          on_unseen='error', warm_start=TRUE, sample_weight_col='w', description='it''s', labels=['a'], \
          class_weights=[STRUCT('a' AS label, 0.3 AS weight), STRUCT(TRUE AS label, 1 AS weight)], l1_reg=0.0, \
-         device='cpu', precision='f32', sync='sync', optimizer='momentum'",
+         device='CUDA:1', precision='Bf16', sync='sync', optimizer='momentum'",
     );
     assert_eq!(
         (read.label(), read.exclude_cols.as_slice()),
@@ -144,6 +144,7 @@ fn the_rest() {
     assert_eq!((read.workers, read.cache, read.on_unseen), (Some(4), Cache::None, OnUnseen::Error));
     assert_eq!((&read.params["handle_invalid"], read.warm_start), (&json!("skip"), true));
     assert_eq!((&read.params["optimizer"], &read.params["momentum"]), (&json!("sgd"), &json!(0.9)));
+    assert_eq!((&read.params["device"], &read.params["precision"]), (&json!("cuda:1"), &json!("bf16")));
     assert_eq!(read.sample_weight_col.as_deref(), Some("w"));
     assert_eq!(read.description.as_deref(), Some("it's"));
     assert_eq!(read.labels, ["a"]);
@@ -230,8 +231,12 @@ fn mistakes_are_named() {
             "activation_fn='selu'",
             "activation_fn 'selu' is not supported yet at line 2 column 10; use one of relu, ",
         ),
-        ("device='cuda:7'", "device 'cuda:7' is not supported yet"),
-        ("precision='bf16'", "precision 'bf16' is not supported yet"),
+        (
+            "device='gpu'",
+            "device expects auto, cpu, cuda or cuda:N, N a GPU's number, got 'gpu' at line 2 column 10",
+        ),
+        ("device=0", "device expects auto, cpu, cuda or cuda:N, N a GPU's number, got 0"),
+        ("precision='fp16'", "precision expects one of f32, tf32, bf16, f16, got 'fp16'"),
         ("sync='never'", "sync expects one of auto, sync, average, got 'never'"),
         ("l1_reg=0.1", "l1_reg is not supported yet at line 2 column 10; use l2_reg"),
         ("hidden_units=[4]", "model_type is required: one of dnn_classifier, "),
@@ -297,6 +302,11 @@ fn mistakes_are_named() {
             "optimizer 'ftrl' is not supported yet",
         ),
         ("num_trials=3, seed=HPARAM_RANGE(1, 2)", "seed cannot be searched"),
+        ("num_trials=3, device=HPARAM_CANDIDATES(['cpu', 'cuda'])", "device cannot be searched"),
+        (
+            "device='cpu', precision='bf16'",
+            "precision is bf16, which needs a GPU, and device is cpu; expected f32",
+        ),
         (
             "hparam_tuning_algorithm='grid_search', dropout=HPARAM_RANGE(0, 0.5)",
             "grid_search needs HPARAM_CANDIDATES, dropout has HPARAM_RANGE",

@@ -232,6 +232,8 @@ async fn what_is_wrong_with_the_rows_is_said_and_leaves_nothing() {
     )
     .await;
     assert!(e.contains("column 'sepal_width'") && e.contains("row"), "{e}");
+    let e = refused("max_iterations=3, workers=2, device='cuda:4321'", ROWS).await;
+    assert!(e.contains("worker 0: device is cuda:4321: there is no "), "{e}");
     let e = refused("max_iterations=3, optimizer='sgd', l2_reg=1e30", ROWS).await;
     assert!(e.contains("training diverged in epoch") && e.contains("learn_rate"), "{e}");
     let models = run(&firesteel, "SELECT count(*) AS n FROM ml.model_versions").await.unwrap();

@@ -152,6 +152,10 @@ fn mistakes_are_named_and_nothing_is_written() {
             CONFIG.replace("{\"column\": \"carrier\"}", "\"carrier\""),
             r#"expected an object like {"column": "distance"}"#,
         ),
+        (
+            CONFIG.replace("\"epochs\": 40", "\"device\": \"cuda:4321\""),
+            "firesteel: device is cuda:4321: there is no ",
+        ),
         (CONFIG.replace("[16]", "[0]"), "layer 'hidden1' (linear): outputs is 0, expected at least 1"),
     ];
     for (config, expected) in cases {

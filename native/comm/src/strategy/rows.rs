@@ -123,15 +123,15 @@ fn sum_table(parts: &mut [Bytes], table: &TableLayout, owner: usize, world: usiz
     Ok(Rows { rows: place.into_keys().collect(), values })
 }
 
-/// Writes the rows that `rank` sent, of those that it owns, into the flat vector.
+/// Writes the rows that `rank` sent, of those that it owns, into the flat vector, and notes which they are.
 pub(super) fn scatter(
     mut part: Bytes,
-    rank: usize,
-    world: usize,
+    [rank, world]: [usize; 2],
     tables: &[TableLayout],
     flat: &mut [f32],
+    changed: &mut [Vec<u32>],
 ) -> Result<()> {
-    for table in tables {
+    for (table, changed) in tables.iter().zip(changed) {
         let piece = take_piece(&mut part, rank, table)?;
         for (row, bytes) in piece.iter(table) {
             if row as usize >= table.rows {
@@ -146,6 +146,7 @@ pub(super) fn scatter(
             }
             let start = table.range.start + row as usize * table.dims;
             wire::copy_f32s(bytes, &mut flat[start..start + table.dims], rank)?;
+            changed.push(row);
         }
     }
     ended(&part, rank)

@@ -73,6 +73,8 @@ pub struct Sharded {
     staged: usize,
     staging: Vec<BytesMut>,
     posted: Vec<Pending>,
+    /// Of each table, the rows that any worker's part of the last step has changed.
+    changed: Vec<Vec<u32>>,
 }
 
 impl std::fmt::Debug for Sharded {
@@ -135,12 +137,18 @@ impl Sharded {
             staged: 0,
             staging: Vec::new(),
             posted: Vec::new(),
+            changed: vec![Vec::new(); tables.len()],
         })
     }
 
     /// How many weights this worker updates: the size of its optimizer state.
     pub fn owned_len(&self) -> usize {
         self.owned_len
+    }
+
+    /// The rows of each table that the last step has changed, in no order.
+    pub fn changed_rows(&self) -> &[Vec<u32>] {
+        &self.changed
     }
 
     /// What this worker owns: pairs of a place among its own weights and a range of the flat vector.
@@ -234,8 +242,10 @@ impl Sharded {
         touched: &[Vec<u32>],
         update: &mut dyn Update,
     ) -> Result<Totals> {
+        self.changed.iter_mut().for_each(Vec::clear);
         if self.fabric.world() == 1 {
             self.update_alone(weights, gradient, touched, update);
+            self.changed.iter_mut().zip(touched).for_each(|(to, touched)| to.extend(touched));
             return Ok(self.totals);
         }
         let of_rows = self.post_rows(gradient, touched)?;
@@ -266,7 +276,7 @@ impl Sharded {
         self.take_weights(updated, weights)?;
         if let Some(rows) = rows {
             for (rank, part) in rows.wait()?.into_iter().enumerate() {
-                rows::scatter(part, rank, self.fabric.world(), &self.tables, weights)?;
+                rows::scatter(part, [rank, self.fabric.world()], &self.tables, weights, &mut self.changed)?;
             }
         }
         Ok(totals)

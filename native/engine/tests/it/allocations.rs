@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use firesteel_engine::{Loss, Mode, Moments, Optimizer, PlanConfig, Replica};
+use firesteel_engine::{Loss, Mode, Moments, Optimizer, PlanConfig, Precision, Replica};
 use firesteel_model::{Graph, Input, InputKind, Network};
 
 use crate::networks::Rows;
@@ -69,7 +69,7 @@ fn counts_alone() {
         let loss = Loss::SoftmaxCrossEntropy;
         let modes = [Mode::Wide, if graph.buffers().is_empty() { Mode::Tiled } else { Mode::Wide }];
         for (threads, mode) in [1, 2].into_iter().flat_map(|t| modes.map(|m| (t, m))) {
-            let config = PlanConfig { rows: 40, threads, mode, loss, seed: 1 };
+            let config = PlanConfig { rows: 40, threads, mode, loss, precision: Precision::F32, seed: 1 };
             let mut replica = Replica::new(graph.clone(), config).unwrap();
             let adam = Optimizer::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
             let mut moments = Moments::new(adam, graph.dense_len()).unwrap();

@@ -1,6 +1,6 @@
 //! Batches that do not fit are refused with a message that says what is wrong where.
 
-use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Replica, Targets, Values};
+use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Precision, Replica, Targets, Values};
 use firesteel_error::Kind;
 
 use crate::networks::{NETWORKS, graph, replica};
@@ -50,8 +50,14 @@ fn outputs_of_another_length_are_refused() {
 #[test]
 fn plans_that_cannot_be_made_are_refused() {
     let (_, spec, layers) = NETWORKS[10];
-    let config =
-        PlanConfig { rows: 4, threads: 2, mode: Mode::Tiled, loss: Loss::SoftmaxCrossEntropy, seed: 0 };
+    let config = PlanConfig {
+        rows: 4,
+        threads: 2,
+        mode: Mode::Tiled,
+        loss: Loss::SoftmaxCrossEntropy,
+        precision: Precision::F32,
+        seed: 0,
+    };
     let refused = |config| Replica::new(graph(spec, layers), config).unwrap_err().to_string();
     let e = refused(config);
     assert!(e.contains("layer 'b' (batch_norm) needs the whole batch at once, mode is tiled"), "{e}");
@@ -63,4 +69,6 @@ fn plans_that_cannot_be_made_are_refused() {
     assert!(e.starts_with("no memory for "), "{e}");
     let e = refused(PlanConfig { loss: Loss::Huber { delta: -1.0 }, mode: Mode::Auto, ..config });
     assert!(e.contains("delta"), "{e}");
+    let e = refused(PlanConfig { precision: Precision::Bf16, ..config });
+    assert_eq!(e, "precision is bf16, which needs a GPU; expected f32");
 }

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use firesteel_engine::{Batch, Loss, Mode, Moments, Optimizer, PlanConfig, Replica, Targets, Totals, Values};
+use firesteel_engine::{
+    Batch, Loss, Mode, Moments, Optimizer, PlanConfig, Precision, Replica, Targets, Totals, Values,
+};
 use firesteel_model::{Graph, Input, Network, Op, Spec};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -121,7 +123,14 @@ impl Case {
     }
 
     fn replica(&self, mode: Mode, threads: usize) -> Replica {
-        let config = PlanConfig { rows: self.rows, threads, mode, loss: self.loss, seed: 1 };
+        let config = PlanConfig {
+            rows: self.rows,
+            threads,
+            mode,
+            loss: self.loss,
+            precision: Precision::F32,
+            seed: 1,
+        };
         let mut replica = Replica::new(self.graph.clone(), config).unwrap();
         for parameter in self.graph.parameters() {
             let start = &self.exact[&format!("start.{}", parameter.name)];

@@ -1,6 +1,6 @@
 //! Every operation on numbers small enough to check by hand.
 
-use firesteel_engine::{Loss, Mode, PlanConfig, Replica, Values};
+use firesteel_engine::{Loss, Mode, PlanConfig, Precision, Replica, Values};
 
 use crate::networks::graph;
 
@@ -8,7 +8,14 @@ use crate::networks::graph;
 fn output(shape: &str, rows: usize, x: &[f32], op: &str, parameters: &[&[f32]]) -> Vec<f32> {
     let input = format!(r#"{{"name":"x","kind":{{"dense":{{"shape":{shape}}}}}}}"#);
     let graph = graph(&input, &format!(r#"{{"name":"a","op":{op}}},{{"name":"b","op":"flatten"}}"#));
-    let config = PlanConfig { rows, threads: 1, mode: Mode::Auto, loss: Loss::MeanSquaredError, seed: 0 };
+    let config = PlanConfig {
+        rows,
+        threads: 1,
+        mode: Mode::Auto,
+        loss: Loss::MeanSquaredError,
+        precision: Precision::F32,
+        seed: 0,
+    };
     let mut replica = Replica::new(graph.clone(), config).unwrap();
     for (parameter, values) in graph.parameters().iter().zip(parameters) {
         replica.weights_mut()[parameter.range.clone()].copy_from_slice(values);
@@ -87,8 +94,14 @@ fn concat_and_add() {
         ("add", 2, vec![7.0, 10.0, 13.0, 16.0]),
     ] {
         let graph = graph(inputs, &format!(r#"{{"name":"a","inputs":["x","y","x"],"op":"{op}"}}"#));
-        let config =
-            PlanConfig { rows: 2, threads: 1, mode: Mode::Auto, loss: Loss::MeanSquaredError, seed: 0 };
+        let config = PlanConfig {
+            rows: 2,
+            threads: 1,
+            mode: Mode::Auto,
+            loss: Loss::MeanSquaredError,
+            precision: Precision::F32,
+            seed: 0,
+        };
         let mut replica = Replica::new(graph, config).unwrap();
         let mut output = vec![0.0; 2 * width];
         let inputs = [Values::Dense(&[1.0, 2.0, 3.0, 4.0]), Values::Dense(&[5.0, 6.0, 7.0, 8.0])];
@@ -101,7 +114,14 @@ fn concat_and_add() {
 fn embedding() {
     let input = r#"{"name":"i","kind":{"index":{"cardinality":3}}}"#;
     let graph = graph(input, r#"{"name":"a","op":{"embedding":{"dims":2}}}"#);
-    let config = PlanConfig { rows: 4, threads: 2, mode: Mode::Auto, loss: Loss::MeanSquaredError, seed: 0 };
+    let config = PlanConfig {
+        rows: 4,
+        threads: 2,
+        mode: Mode::Auto,
+        loss: Loss::MeanSquaredError,
+        precision: Precision::F32,
+        seed: 0,
+    };
     let mut replica = Replica::new(graph.clone(), config).unwrap();
     let start = graph.tables()[0].range.start;
     replica.weights_mut()[start..start + 6].copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);

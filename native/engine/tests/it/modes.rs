@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Replica, Sink, Targets, Totals, Values};
+use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Precision, Replica, Sink, Targets, Totals, Values};
 use firesteel_error::{Error, Result};
 
 use crate::networks::{NETWORKS, Rows, can, graph, meant, replica};
@@ -298,7 +298,7 @@ fn a_seed_draws_the_same_weights_in_every_plan() {
     let (_, inputs, layers) = NETWORKS[6];
     let graph = graph(inputs, layers);
     let weights = |seed, threads, mode| {
-        let config = PlanConfig { rows: 4, threads, mode, loss: SOFTMAX, seed };
+        let config = PlanConfig { rows: 4, threads, mode, loss: SOFTMAX, precision: Precision::F32, seed };
         Replica::new(graph.clone(), config).unwrap().weights().to_vec()
     };
     let first = weights(1, 1, Mode::Tiled);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Replica, Targets, Values};
+use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Precision, Replica, Targets, Values};
 use firesteel_model::{Graph, InputKind, Spec};
 
 /// `(name, inputs, layers)` of every network; the output has 3 values.
@@ -243,7 +243,7 @@ impl Rows {
 
 /// A replica whose weights are all a little off their start, so that no table row is zero.
 pub fn replica(graph: &Arc<Graph>, rows: usize, threads: usize, mode: Mode, loss: Loss) -> Replica {
-    let config = PlanConfig { rows, threads, mode, loss, seed: 3 };
+    let config = PlanConfig { rows, threads, mode, loss, precision: Precision::F32, seed: 3 };
     let mut replica = Replica::new(graph.clone(), config).unwrap();
     let mut random = Random::new(11);
     for parameter in graph.parameters() {

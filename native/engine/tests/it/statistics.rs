@@ -1,6 +1,6 @@
 //! Dropout and batch norm: what differs between training and inference.
 
-use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Replica, Targets, Values};
+use firesteel_engine::{Batch, Loss, Mode, PlanConfig, Precision, Replica, Targets, Values};
 
 use crate::networks::graph;
 
@@ -11,7 +11,8 @@ const DROPOUT: &str =
 /// The factors of a dropout layer: with the identity before it and targets that make the gradient of output `i` of
 /// row `r` the output itself, the gradient of a diagonal weight is the square of the factor.
 fn factors(threads: usize, mode: Mode, seed: u64, step: u64, positions: &[u64]) -> Vec<Vec<bool>> {
-    let config = PlanConfig { rows: 64, threads, mode, loss: Loss::MeanSquaredError, seed };
+    let config =
+        PlanConfig { rows: 64, threads, mode, loss: Loss::MeanSquaredError, precision: Precision::F32, seed };
     let mut replica = Replica::new(graph(INPUT, DROPOUT), config).unwrap();
     for i in 0..2500 {
         replica.weights_mut()[i] = f32::from(i % 51 == 0);
@@ -58,7 +59,14 @@ fn rows_of_a_batch_drop_what_they_drop_alone() {
     let positions: Vec<u64> = (100..300).collect();
     let alone = factors(1, Mode::Tiled, 1, 9, &positions);
     for mode in [Mode::Tiled, Mode::Wide] {
-        let config = PlanConfig { rows: 200, threads: 2, mode, loss: Loss::MeanSquaredError, seed: 1 };
+        let config = PlanConfig {
+            rows: 200,
+            threads: 2,
+            mode,
+            loss: Loss::MeanSquaredError,
+            precision: Precision::F32,
+            seed: 1,
+        };
         let mut replica = Replica::new(graph(INPUT, DROPOUT), config).unwrap();
         for i in 0..2500 {
             replica.weights_mut()[i] = f32::from(i % 51 == 0);
@@ -77,7 +85,14 @@ fn rows_of_a_batch_drop_what_they_drop_alone() {
 
 #[test]
 fn dropout_is_off_in_inference() {
-    let config = PlanConfig { rows: 4, threads: 1, mode: Mode::Auto, loss: Loss::MeanSquaredError, seed: 1 };
+    let config = PlanConfig {
+        rows: 4,
+        threads: 1,
+        mode: Mode::Auto,
+        loss: Loss::MeanSquaredError,
+        precision: Precision::F32,
+        seed: 1,
+    };
     let mut replica = Replica::new(graph(INPUT, DROPOUT), config).unwrap();
     for i in 0..2500 {
         replica.weights_mut()[i] = f32::from(i % 51 == 0);
@@ -94,7 +109,14 @@ fn running_statistics_follow_the_batch_and_serve_inference() {
         r#"{"name":"a","op":{"batch_norm":{"epsilon":0.5,"momentum":0.25}}},{"name":"b","op":"flatten"}"#;
     let input = r#"{"name":"x","kind":{"dense":{"shape":[2,1,2]}}}"#;
     let graph = graph(input, layers);
-    let config = PlanConfig { rows: 4, threads: 2, mode: Mode::Auto, loss: Loss::MeanSquaredError, seed: 1 };
+    let config = PlanConfig {
+        rows: 4,
+        threads: 2,
+        mode: Mode::Auto,
+        loss: Loss::MeanSquaredError,
+        precision: Precision::F32,
+        seed: 1,
+    };
     let mut replica = Replica::new(graph.clone(), config).unwrap();
     // Channel 0 holds 1, 3, 5, 7, channel 1 holds 2, 2, 2, 6.
     let x = [1.0, 3.0, 2.0, 2.0, 5.0, 7.0, 2.0, 6.0];

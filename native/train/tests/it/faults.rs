@@ -15,7 +15,8 @@ fn when_a_worker_dies_the_others_end_with_its_rank() {
     for talk in [Talk::Local, Talk::Tcp] {
         let started = Instant::now();
         let outcomes = together_or_dead(talk, 3, |rank, fabric| {
-            let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None };
+            let session =
+                Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None, gpu: None };
             let mut die = |event| {
                 if rank == 1 && matches!(event, Event::Epoch(ref e) if e.epoch == 2) {
                     panic!("killed by the test");
@@ -40,7 +41,8 @@ fn a_cancelled_worker_stops_and_the_others_hear_of_it() {
     let parts = deal(&tabular(300), 2);
     let outcomes = together(Talk::Local, 2, |rank, fabric| {
         let cancel = Cancel::new();
-        let session = Session { fabric, threads: 1, cancel: cancel.clone(), resume: None, start: None };
+        let session =
+            Session { fabric, threads: 1, cancel: cancel.clone(), resume: None, start: None, gpu: None };
         let mut hear = |event| {
             if rank == 1 && matches!(event, Event::Epoch(ref e) if e.epoch == 3) {
                 cancel.cancel();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod autoencoder;
+mod device;
 mod embed;
 mod faults;
 mod files;

@@ -6,15 +6,31 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
 use arrow_array::{Int32Array, ListArray, RecordBatch};
 use bytes::Bytes;
-use firesteel_comm::Cancel;
+use firesteel_engine::{Gpu, Precision};
 use firesteel_error::{Error, Kind, Result};
-use firesteel_train::{Apart, Event, Model, Round, Shard, ShardBuilder, Statistics, TrainConfig, Trainer};
+use firesteel_train::{
+    Apart, Event, Model, Round, Shard, ShardBuilder, Statistics, TrainConfig, Trainer, Worker,
+};
 use safetensors::SafeTensors;
 
 use crate::support::*;
 
 /// Trains by rounds on one partition a worker; the first validates.
 fn by_rounds(
+    config: &TrainConfig,
+    parts: &[RecordBatch],
+    resume: Option<Bytes>,
+) -> Result<(Model, Vec<Event>)> {
+    by_rounds_on(None, config, parts, resume)
+}
+
+fn worker(rank: usize) -> Worker {
+    Worker { rank, threads: 1, ..Worker::default() }
+}
+
+/// As [`by_rounds`], with workers on a GPU.
+pub fn by_rounds_on(
+    gpu: Option<&Gpu>,
     config: &TrainConfig,
     parts: &[RecordBatch],
     resume: Option<Bytes>,
@@ -30,7 +46,9 @@ fn by_rounds(
     let mut hand_out = |from: Bytes, take: &mut dyn FnMut(Round) -> Result<()>| {
         for (rank, rows) in parts.iter().enumerate() {
             let shard = shard(config, rank, rows)?;
-            if let Some(round) = trainer.round(shard, rank, from.clone(), 1, &Cancel::new())? {
+            if let Some(round) =
+                trainer.round(shard, from.clone(), &Worker { gpu: gpu.cloned(), ..worker(rank) })?
+            {
                 take(round)?;
             }
         }
@@ -156,7 +174,7 @@ fn who_has_few_rows_follows_the_schedule_of_all() {
     let (_, events) = by_rounds(&config, &parts, None).unwrap();
     let from = checkpoint(&events[5..]);
     let trainer = Trainer::new(config.clone()).unwrap();
-    let round = trainer.round(shard(&config, 1, &parts[1]).unwrap(), 1, from.clone(), 1, &Cancel::new());
+    let round = trainer.round(shard(&config, 1, &parts[1]).unwrap(), from.clone(), &worker(1));
     assert_ne!(weights(&round.unwrap().unwrap().state), weights(&from), "the fourth epoch is not the end");
 }
 
@@ -185,7 +203,7 @@ fn ranks_draw_by_themselves() {
     let trainer = Trainer::new(config.clone()).unwrap();
     let state = |rank| {
         let rows = shard(&config, rank, &rows).unwrap();
-        trainer.round(rows, rank, checkpoint(&events), 1, &Cancel::new()).unwrap().unwrap().state
+        trainer.round(rows, checkpoint(&events), &worker(rank)).unwrap().unwrap().state
     };
     assert_eq!(state(1), state(1));
     assert_ne!(state(0), state(1));
@@ -225,6 +243,24 @@ fn what_cannot_be() {
     let state = checkpoint(&events);
     let other = flights(r#"{"learningRate": 0.5}"#);
     let rows = shard(&other, 0, &parts[0]).unwrap();
-    let e = Trainer::new(other).unwrap().round(rows, 0, state, 1, &Cancel::new()).unwrap_err();
+    let e = Trainer::new(other).unwrap().round(rows, state, &worker(0)).unwrap_err();
     assert!(e.to_string().contains("learningRate"), "{e}");
+}
+
+/// Who hands the rounds out has no GPU and needs none.
+#[test]
+fn the_precision_is_that_of_the_workers() {
+    let mut config = flights("{}");
+    config.params.precision = Precision::Bf16;
+    let rows = tabular(50);
+    let trainer = Trainer::new(config.clone()).unwrap();
+    let part = trainer.statistics(shard(&config, 0, &rows).unwrap()).unwrap();
+    let held = ShardBuilder::new(&config, 0).unwrap().finish();
+    let mut hand_out = |from: Bytes, _: &mut dyn FnMut(Round) -> Result<()>| {
+        let shard = shard(&config, 0, &rows)?;
+        trainer.round(shard, from, &worker(0)).map(drop).map_err(|e| e.context("worker 0"))
+    };
+    let e =
+        trainer.fit_by_rounds(vec![part], held, Apart::default(), &mut hand_out, &mut |_| {}).unwrap_err();
+    assert_eq!(e.to_string(), "worker 0: precision is bf16, which needs a GPU; expected f32");
 }

@@ -9,6 +9,7 @@ use arrow_array::{
 };
 use bytes::Bytes;
 use firesteel_comm::{Cancel, Fabric, Listener, Membership, Options, Peer, join, local_world};
+use firesteel_engine::Gpu;
 use firesteel_error::Result;
 use firesteel_train::{Event, Model, Session, Shard, ShardBuilder, TrainConfig, Trainer};
 
@@ -204,10 +205,21 @@ pub fn train_from(
     resume: Option<Bytes>,
     start: Option<Arc<Model>>,
 ) -> Vec<Outcome> {
+    train_where(talk, config, parts, (resume, start), None)
+}
+
+/// As [`train_from`], on a GPU where there is one.
+pub fn train_where(
+    talk: Talk,
+    config: &TrainConfig,
+    parts: &[RecordBatch],
+    (resume, start): (Option<Bytes>, Option<Arc<Model>>),
+    gpu: Option<&Gpu>,
+) -> Vec<Outcome> {
     together(talk, parts.len(), |rank, fabric| {
         let mut events = Vec::new();
-        let (resume, start) = (resume.clone(), start.clone());
-        let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume, start };
+        let (resume, start, gpu) = (resume.clone(), start.clone(), gpu.cloned());
+        let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume, start, gpu };
         let shard = shard(config, rank, &parts[rank]);
         let model = Trainer::new(config.clone()).unwrap().fit(shard, session, &mut |e| events.push(e));
         Outcome { model, events }

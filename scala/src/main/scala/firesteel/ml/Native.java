@@ -43,8 +43,9 @@ final class Native {
    * another. */
   static native String checkpointKey(String config);
 
-  /** An empty shard for the worker of this rank, for a training's configuration. */
-  static native long shardNew(String config, int rank);
+  /** An empty shard for the worker of this rank, for a training's configuration, and the device that is to compute
+   * with it; `gpus` are the addresses of those that Spark gave the task. */
+  static native long shardNew(String config, int rank, String[] gpus);
 
   /** Moves the first rows of a batch into a shard; the batch's addresses are void from here on. */
   static native void shardPush(long shard, long batch, int rows);

@@ -293,6 +293,42 @@ trait NeuralParams extends Params {
   /** @group getParam */
   final def getThreads: Int = $(threads)
 
+  /** What computes: auto takes a GPU where one can be had, else the CPU; cuda demands one, cuda:0 the machine's first.
+    * @group param
+    */
+  final val device: Param[String] = new Param[String](
+    this,
+    "device",
+    "what computes: auto takes a GPU where one can be had, else the CPU; cuda demands one, cuda:0 the machine's first",
+    Allowed[String]("device", "auto, cpu, cuda or cuda:N, N a GPU's number", _.matches("auto|cpu|cuda(:[0-9]+)?")))
+
+  /** @group getParam */
+  final def getDevice: String = $(device)
+
+  /** The numbers that a step computes with; all but f32 need a GPU.
+    * @group param
+    */
+  final val precision: Param[String] = new Param[String](
+    this,
+    "precision",
+    "the numbers that a step computes with; all but f32 need a GPU",
+    Allowed[String]("precision", "one of f32, tf32, bf16, f16", ParamValidators.inArray(Array("f32", "tf32", "bf16", "f16"))))
+
+  /** @group getParam */
+  final def getPrecision: String = $(precision)
+
+  /** The numbers in which gradients leave a GPU for other workers; bf16 and f16 are half the bytes.
+    * @group param
+    */
+  final val gradientCopy: Param[String] = new Param[String](
+    this,
+    "gradientCopy",
+    "the numbers in which gradients leave a GPU for other workers; bf16 and f16 are half the bytes",
+    Allowed[String]("gradientCopy", "one of f32, bf16, f16", ParamValidators.inArray(Array("f32", "bf16", "f16"))))
+
+  /** @group getParam */
+  final def getGradientCopy: String = $(gradientCopy)
+
   /** Bytes of gradient that travel together.
     * @group param
     */
@@ -354,6 +390,9 @@ trait NeuralParams extends Params {
     minImprovement -> 0.0,
     mode -> "auto",
     threads -> 0,
+    device -> "auto",
+    precision -> "f32",
+    gradientCopy -> "f32",
     bucketBytes -> 1048576,
     timeoutSeconds -> 300.0,
     checkpointInterval -> 1)
@@ -385,6 +424,9 @@ trait NeuralParams extends Params {
     json.put("min_improvement", $(minImprovement))
     json.put("mode", $(mode))
     json.put("threads", $(threads))
+    json.put("device", $(device))
+    json.put("precision", $(precision))
+    json.put("gradient_copy", $(gradientCopy))
     json.put("bucket_bytes", $(bucketBytes))
     json.put("timeout_seconds", $(timeoutSeconds))
     json.put("checkpoint_interval", $(checkpointInterval))
@@ -466,6 +508,15 @@ trait NeuralParamSetters extends NeuralParams {
 
   /** @group setParam */
   def setThreads(value: Int): this.type = set(threads, value)
+
+  /** @group setParam */
+  def setDevice(value: String): this.type = set(device, value)
+
+  /** @group setParam */
+  def setPrecision(value: String): this.type = set(precision, value)
+
+  /** @group setParam */
+  def setGradientCopy(value: String): this.type = set(gradientCopy, value)
 
   /** @group setParam */
   def setBucketBytes(value: Int): this.type = set(bucketBytes, value)

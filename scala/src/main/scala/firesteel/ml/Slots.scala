@@ -47,7 +47,7 @@ private[ml] object Slots {
     if (slots < asked)
       throw new IllegalArgumentException(
         s"numWorkers is $asked, but Spark can run only $slots tasks at once (cores of all executors divided by " +
-          s"spark.task.cpus=${cpus(cluster.conf)}, master ${cluster.master}): all workers must run at " +
+          s"spark.task.cpus=${cpus(cluster.conf)}${gpus(cluster.conf)}, master ${cluster.master}): all workers must run at " +
           "the same time, so lower numWorkers or give the application more cores"
       )
     asked
@@ -89,7 +89,8 @@ private[ml] object Slots {
   private[ml] def promised(cluster: Cluster): Option[Promise] = {
     val conf = cluster.conf
     // Spark gives an executor no fewer cores than a task wants.
-    def slots(executors: Int, cores: Int) = executors * math.max(1, cores / cpus(conf))
+    def tasks(cores: Int) = math.max(1, cores / cpus(conf))
+    def slots(executors: Int, cores: Int) = executors * math.min(tasks(cores), gpuTasks(conf))
     val managed = cluster.master.startsWith("yarn") || cluster.master.startsWith("k8s")
     cluster.master match {
       case LocalCluster(executors, cores) =>
@@ -100,12 +101,25 @@ private[ml] object Slots {
             slots(conf.getInt("spark.executor.instances", 2), conf.getInt("spark.executor.cores", 1)),
             isLimit = true))
       case _ if conf.contains("spark.cores.max") =>
-        Some(Promise(slots(1, conf.getInt("spark.cores.max", 1)), isLimit = false))
+        Some(Promise(tasks(conf.getInt("spark.cores.max", 1)), isLimit = false))
       case _ => None
     }
   }
 
   private def cpus(conf: SparkConf): Int = conf.getInt("spark.task.cpus", 1)
+
+  /** Tasks that the GPUs of an executor are enough for; a task may want a part of one. */
+  private def gpuTasks(conf: SparkConf): Int = {
+    val (gpus, wanted) = (conf.getInt(gpuAmount("executor"), 1), conf.getDouble(gpuAmount("task"), 0))
+    if (wanted == 0) Int.MaxValue
+    else if (wanted <= 1) gpus * (1 / wanted).toInt
+    else gpus / wanted.toInt
+  }
+
+  private def gpus(conf: SparkConf): String =
+    conf.getOption(gpuAmount("task")).fold("")(n => s", their GPUs by ${gpuAmount("task")}=$n")
+
+  private def gpuAmount(of: String) = s"spark.$of.resource.gpu.amount"
 
   /** As long as Spark itself waits for executors. */
   private def patienceMs(cluster: Cluster): Long =

@@ -79,7 +79,7 @@ private[ml] final class TrainingTask(job: Job) {
       listener: Handle,
       driver: RendezvousClient
   ): Array[(String, Array[Byte])] = {
-    val shard = new Handle("shard", Native.shardNew(job.config, rank))
+    val shard = new Handle("shard", Native.shardNew(job.config, rank, gpus))
     try {
       fill(shard, feed, driver)
       val peers = driver.meet(() => check(driver))
@@ -94,6 +94,10 @@ private[ml] final class TrainingTask(job: Job) {
       finally training.close()
     } finally shard.close()
   }
+
+  /** The addresses of the GPUs that Spark gave this task, if it gives any. */
+  private def gpus: Array[String] =
+    context.resources().get("gpu").map(_.addresses).getOrElse(Array.empty)
 
   /** Rows to native memory, a batch at a time. */
   private def fill(shard: Handle, feed: Feed, driver: RendezvousClient): Unit = {

@@ -92,7 +92,7 @@ object IngestBenchmark {
 
   /** What a worker does before it trains. */
   private def push(feed: Feed, columns: Array[InputColumn], config: String): Unit = {
-    val shard = new Handle("shard", Native.shardNew(config, 0))
+    val shard = new Handle("shard", Native.shardNew(config, 0, Array.empty))
     try each(feed, columns)((batch, rows) => batch.take(Native.shardPush(shard.value, _, rows)))
     finally shard.close()
   }

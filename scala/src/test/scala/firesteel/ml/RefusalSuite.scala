@@ -131,6 +131,12 @@ class RefusalSuite extends SparkSuite {
     says(
       refusal(quick.setLearningRate(Double.PositiveInfinity)),
       "learningRate is Infinity, expected a number above 0 and at most 1e30")
+    says(
+      check(quick.setDevice("cpu").setPrecision("bf16")),
+      "precision is bf16, which needs a GPU, and device is cpu; expected f32")
+    says(
+      refusal(quick.setDevice("cuda:-1")),
+      "device is cuda:-1, expected auto, cpu, cuda or cuda:N, N a GPU's number")
     says(refusal(quick.setNumWorkers(-1)), "numWorkers is -1, expected a whole number from 0 on")
     says(refusal(quick.setMaxRetries(-1)), "maxRetries is -1, expected a whole number from 0 on")
     says(
@@ -141,6 +147,13 @@ class RefusalSuite extends SparkSuite {
           .transformSchema(data.schema)),
       "loss is softmax_cross_entropy, regression expects auto, mean_squared_error or huber"
     )
+  }
+
+  test("a GPU that is not there") {
+    for (params <- Seq(quick.setDevice("cuda:4321"), quick.setNumWorkers(2).setDevice("cuda:4321"))) {
+      val message = refusal(params.fit(data))
+      assert(message.matches("device is cuda:4321: there is no (GPU|device cuda:4321).*"), message)
+    }
   }
 
   test("more workers than slots") {

@@ -24,6 +24,9 @@ class SlotsSuite extends AnyFunSuite {
     }
   }
 
+  private def gpus(executor: String, task: String): Map[String, String] =
+    Map("spark.executor.resource.gpu.amount" -> executor, "spark.task.resource.gpu.amount" -> task)
+
   private val conf = Seq(
     (standalone, Map.empty[String, String], None),
     (standalone, Map("spark.executor.instances" -> "4"), None),
@@ -33,7 +36,11 @@ class SlotsSuite extends AnyFunSuite {
     ("yarn", Map.empty[String, String], Some(2 -> true)),
     ("yarn", Map("spark.executor.instances" -> "3", "spark.executor.cores" -> "4"), Some(12 -> true)),
     ("yarn", Map("spark.executor.instances" -> "3", "spark.task.cpus" -> "2"), Some(3 -> true)),
-    ("k8s://https://host", Map("spark.executor.instances" -> "5"), Some(5 -> true))
+    ("k8s://https://host", Map("spark.executor.instances" -> "5"), Some(5 -> true)),
+    ("local-cluster[2,8,1024]", gpus("2", "1"), Some(4 -> true)),
+    ("local-cluster[2,8,1024]", gpus("4", "2"), Some(4 -> true)),
+    ("local-cluster[2,8,1024]", gpus("1", "0.3"), Some(6 -> true)),
+    ("local-cluster[2,2,1024]", gpus("4", "1"), Some(4 -> true))
   )
   for ((master, settings, expected) <- conf)
     test(s"what $master promises with ${settings.mkString(", ")}") {
@@ -61,6 +68,14 @@ class SlotsSuite extends AnyFunSuite {
         "give the application more cores")
       assert((waited < 500) == atOnce, s"$master: $waited ms")
     }
+  }
+
+  test("too few GPUs are named") {
+    val cluster = new Timetable("local-cluster[2,8,1024]", 0L -> 2)(gpus("1", "1").toSeq: _*)
+    val message = intercept[IllegalArgumentException](Slots.workers(cluster, 3, 64)).getMessage
+    assert(
+      message.contains("spark.task.cpus=1, their GPUs by spark.task.resource.gpu.amount=1, master local"),
+      message)
   }
 
   test("a cluster on which no executor comes is told of after a while") {

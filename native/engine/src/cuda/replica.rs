@@ -1,0 +1,873 @@
+//! A worker's copy of a network on a device.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use firesteel_error::{Error, Kind, Result};
+use firesteel_model::{Graph, Table};
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
+use pulp::bytemuck;
+
+use super::device::{Device, Stream};
+use super::lower::{COUNTERS, Frame, Launch, Lowered, PARTS, THREADS, Touched};
+use super::memory::{Event, Kept, Memory, Pinned};
+use super::moments::{DeviceMoments, NOW, Part};
+use super::slot::{Layout, Slot, Words};
+use super::source::{Arg, Call};
+use crate::batch::{Batch, Totals, Values};
+use crate::check::{check_inputs, check_length, check_outputs};
+use crate::loss::Loss;
+use crate::memory::product;
+use crate::optim::Optimizer;
+use crate::precision::{GradientCopy, Precision};
+use crate::random::{dropout_key, fill};
+use crate::replica::Sink;
+
+/// Gradients go out in pieces of at least so many values: fewer would not be worth a launch.
+const PIECE: usize = 1 << 20;
+
+/// The scale that f16's losses, which are sums and not means, begin with.
+const SCALE: f32 = 1024.0;
+
+/// Buffers that an error of memory names.
+const NAMED: usize = 3;
+
+/// A step that has ended: its number, and its totals.
+pub(crate) type Done = (u64, Totals);
+
+/// Flat weights, gradient and running statistics on a device, and the launches of a step.
+#[derive(Debug)]
+pub(crate) struct DeviceReplica {
+    device: Arc<dyn Device>,
+    graph: Arc<Graph>,
+    lowered: Lowered,
+    loss: Loss,
+    precision: Precision,
+    seed: u64,
+    weights: Memory,
+    gradient: Memory,
+    statistics: Memory,
+    /// The dense weights in another precision.
+    factors: Option<Memory>,
+    fixed: Memory,
+    /// The sums of a batch's losses and weights, the state of f16's scale, then the sums of each block.
+    totals: Memory,
+    parts: [Memory; 2],
+    /// Steps that are known to have been left out, as they overflowed.
+    skipped: u64,
+    /// Steps that have ended, of which nobody has heard.
+    early: VecDeque<Done>,
+    /// Where the dense gradient lies in 16 bits on its way, on both sides.
+    narrow: Option<(GradientCopy, Memory, Pinned<u16>)>,
+    moments: Option<DeviceMoments>,
+    /// Each with what stands behind its computation and behind its copy.
+    pieces: Vec<Piece>,
+    /// Of each table.
+    lists: Vec<List>,
+    /// Absent when there was no memory for it.
+    room: Option<Room>,
+}
+
+/// A part of the dense gradient that goes out while the next is computed.
+#[derive(Debug)]
+struct Piece {
+    launches: Range<usize>,
+    values: Range<usize>,
+    computed: Event,
+    copied: Event,
+}
+
+/// What grows with the rows of a batch.
+#[derive(Debug)]
+struct Room {
+    /// Batches that are not much smaller are filled up to so many.
+    rows: usize,
+    arena: Memory,
+    slots: [Slot; 2],
+    next: usize,
+}
+
+/// Some rows of a table as a list, on both sides; as long as it was ever asked for.
+#[derive(Debug)]
+struct List {
+    room: usize,
+    rows: Memory,
+    values: Memory,
+    rows_here: Pinned<u32>,
+    values_here: Pinned<f32>,
+    /// Behind the values' way here.
+    here: Event,
+}
+
+impl List {
+    fn new(device: &Arc<dyn Device>, room: usize, dims: usize) -> Result<List> {
+        let len = product(room, dims)?;
+        Ok(List {
+            room,
+            rows: Memory::new(device, product(room, 4)?)?,
+            values: Memory::new(device, product(len, 4)?)?,
+            rows_here: Pinned::new(device, room)?,
+            values_here: Pinned::new(device, len)?,
+            here: Event::new(device)?,
+        })
+    }
+
+    /// Sees that there is room for so many rows.
+    fn reserve(&mut self, device: &Arc<dyn Device>, rows: usize, dims: usize) -> Result<()> {
+        if rows > self.room {
+            *self = List::new(device, rows.next_power_of_two(), dims)?;
+        }
+        Ok(())
+    }
+}
+
+/// A part of a step.
+#[derive(Clone, Debug)]
+enum Phase {
+    /// Up to the loss.
+    Forward,
+    /// Some launches of backward.
+    Backward(Range<usize>),
+    /// What f16 does behind backward, for a worker that does not update here.
+    Unscale,
+    Update,
+}
+
+impl DeviceReplica {
+    /// Lowers a network and draws its weights from the seed, those of the CPU's.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when network and loss do not fit each other, `Io` when there is no memory, naming what takes most.
+    pub(crate) fn new(
+        device: Arc<dyn Device>,
+        graph: Arc<Graph>,
+        rows: usize,
+        (loss, precision, seed): (Loss, Precision, u64),
+    ) -> Result<DeviceReplica> {
+        loss.check_outputs(graph.output_len())?;
+        let lowered = Lowered::new(&graph, precision)?;
+        let mut weights = vec![0.0f32; graph.len()];
+        for (index, parameter) in graph.parameters().iter().enumerate() {
+            let row = *parameter.shape.last().expect("a parameter has an axis");
+            fill(&mut weights[parameter.range.clone()], parameter.init, row, seed, index);
+        }
+        let mut statistics = vec![0.0f32; graph.buffers_len()];
+        for buffer in graph.buffers() {
+            statistics[buffer.range.clone()].fill(buffer.start);
+        }
+        let largest = largest(&graph, &lowered, rows);
+        let new = |bytes: usize| Memory::new(&device, bytes).map_err(named(&largest));
+        let floats = |len: usize| new(product(len, 4)?);
+        let scale = if precision == Precision::F16 { SCALE } else { 1.0 };
+        let mut replica = DeviceReplica {
+            weights: floats(graph.len())?,
+            gradient: floats(graph.len())?,
+            statistics: floats(graph.buffers_len())?,
+            factors: (precision.bytes() < 4).then(|| new(2 * graph.dense_len())).transpose()?,
+            fixed: floats(lowered.fixed)?,
+            totals: new(16 * (device.blocks() as usize + 2))?,
+            parts: [new(PARTS)?, new(4 * COUNTERS)?],
+            pieces: pieces(&device, &lowered)?,
+            lists: graph.tables().iter().map(|t| List::new(&device, 1, t.dims)).collect::<Result<_>>()?,
+            room: None,
+            skipped: 0,
+            early: VecDeque::new(),
+            narrow: None,
+            moments: None,
+            device: device.clone(),
+            graph,
+            lowered,
+            loss,
+            precision,
+            seed,
+        };
+        replica.totals.set(&[0.0, 0.0, 0.0, 0.0, scale, 0.0, 0.0, 0.0])?;
+        replica.weights.set(&weights)?;
+        replica.statistics.set(&statistics)?;
+        replica.reserve(rows)?;
+        Ok(replica)
+    }
+
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    pub(crate) fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    pub(crate) fn weights(&self) -> Result<Vec<f32>> {
+        self.weights.get(self.graph.len())
+    }
+
+    pub(crate) fn set_weights(&self, weights: &[f32]) -> Result<()> {
+        check_length("weights", weights.len(), self.graph.len())?;
+        self.weights.set(weights)
+    }
+
+    pub(crate) fn statistics(&self) -> Result<Vec<f32>> {
+        self.statistics.get(self.graph.buffers_len())
+    }
+
+    pub(crate) fn set_statistics(&self, statistics: &[f32]) -> Result<()> {
+        check_length("statistics", statistics.len(), self.graph.buffers_len())?;
+        self.statistics.set(statistics)
+    }
+
+    /// Says in which numbers [`DeviceReplica::step`] brings gradients here.
+    pub(crate) fn copy_as(&mut self, copy: GradientCopy) -> Result<()> {
+        let len = self.graph.dense_len();
+        self.narrow = match copy {
+            GradientCopy::F32 => None,
+            _ => Some((copy, Memory::new(&self.device, 2 * len)?, Pinned::new(&self.device, len)?)),
+        };
+        Ok(())
+    }
+
+    /// Makes room for an optimizer's state, so that updates happen here.
+    pub(crate) fn train_with(&mut self, optimizer: Optimizer) -> Result<()> {
+        self.early = self.settle()?.into();
+        if let Some(room) = &mut self.room {
+            // They name another state, or none.
+            room.slots.iter_mut().for_each(|slot| slot.kept.clear());
+        }
+        let moments = DeviceMoments::new(&self.device, optimizer, self.graph.len());
+        let rows = self.room.as_ref().map_or(0, |room| room.rows);
+        self.moments = Some(moments.map_err(named(&largest(&self.graph, &self.lowered, rows)))?);
+        Ok(())
+    }
+
+    pub(crate) fn moments(&self) -> Option<&DeviceMoments> {
+        self.moments.as_ref()
+    }
+
+    /// Makes room for batches of `rows`; steps of about that many are the fastest.
+    ///
+    /// # Errors
+    /// `Io` when there is no memory for them, naming what takes most. Then weights are what they were.
+    pub(crate) fn reserve(&mut self, rows: usize) -> Result<()> {
+        let rows = rows.max(1);
+        let before = self.room.as_ref().map_or(0, |room| room.rows);
+        if rows <= before && rows * 2 > before {
+            return Ok(());
+        }
+        self.early = self.settle()?.into();
+        // There may not be memory for both.
+        self.room = None;
+        // Where shares of a batch differ from step to step, the next may be a little larger.
+        let more = if before > 0 && rows > before { rows + rows / 16 } else { rows };
+        let made = match self.make_room(more) {
+            Err(_) if more > rows => self.make_room(rows),
+            made => made,
+        };
+        self.room = Some(made.map_err(named(&largest(&self.graph, &self.lowered, rows)))?);
+        Ok(())
+    }
+
+    fn make_room(&self, rows: usize) -> Result<Room> {
+        let (device, graph) = (&self.device, &self.graph);
+        let pixels = product(self.lowered.pixels, rows)?;
+        if u32::try_from(pixels).is_err() {
+            return Err(Error::argument(format!(
+                "a batch of {rows} rows has {pixels} pixels in a layer, expected at most {} on a GPU",
+                u32::MAX
+            )));
+        }
+        let targets = (self.loss != Loss::SoftmaxCrossEntropy).then(|| graph.output_len());
+        let layout = Layout::new(graph, self.precision, rows, targets, self.lowered.drops.len())?;
+        Ok(Room {
+            rows,
+            // Buffers begin at multiples of eight times their bytes a row.
+            arena: Memory::new(device, product(self.lowered.arena, rows.next_multiple_of(8))?)?,
+            slots: [Slot::new(device, layout.clone())?, Slot::new(device, layout)?],
+            next: 0,
+        })
+    }
+
+    /// The place of the state of f16's scale.
+    fn overflow(&self) -> u64 {
+        self.totals.address() + 16
+    }
+
+    fn room(&self) -> Result<&Room> {
+        self.room.as_ref().ok_or_else(|| Error::internal("a replica without room for rows"))
+    }
+
+    fn slot(&mut self, nth: usize) -> Result<&mut Slot> {
+        let room = self.room.as_mut().ok_or_else(|| Error::internal("a replica without room for rows"))?;
+        Ok(&mut room.slots[nth])
+    }
+
+    /// The slot whose turn it is, and the step that was in it.
+    fn take_slot(&mut self) -> Result<(usize, Option<Done>)> {
+        let nth = self.room()?.next;
+        let done = self.end(nth)?;
+        if let Some(room) = &mut self.room {
+            room.next = 1 - nth;
+        }
+        Ok((nth, done))
+    }
+
+    /// Waits for the step of a slot.
+    fn end(&mut self, nth: usize) -> Result<Option<Done>> {
+        let slot = self.slot(nth)?;
+        let Some(step) = slot.step.take() else { return Ok(None) };
+        slot.done.wait()?;
+        let [loss, weight] = [slot.totals[0], slot.totals[1]];
+        slot.warm |= slot.full;
+        let [scale, found, _, skipped] = slot.overflow();
+        if found != 0 && f32::from_bits(scale) <= 1.0 {
+            let what =
+                "a gradient is too large for a half float, even without a scale; bf16 has the range of f32";
+            return Err(Error::new(Kind::Diverged, what));
+        }
+        self.skipped = u64::from(skipped + found);
+        Ok(Some((step, Totals { loss, weight })))
+    }
+
+    /// Forward, backward and update, queued: it comes back before they have been done, and gives the totals of an earlier step.
+    /// `t` counts steps from 1.
+    ///
+    /// # Errors
+    /// `InvalidData` when the batch does not fit the network; `Io` of anything that was queued.
+    pub(crate) fn train(
+        &mut self,
+        (step, t): (u64, u64),
+        batch: &Batch,
+        learning_rate: f32,
+    ) -> Result<Option<Done>> {
+        if batch.rows == 0 {
+            return Ok(Some((step, Totals::default())));
+        }
+        self.check(batch)?;
+        let queued = self.queue_step((step, t), batch, learning_rate);
+        let done = self.or_finish(queued)?;
+        self.early.extend(done);
+        Ok(self.early.pop_front())
+    }
+
+    /// After an error nothing is queued that uses what is written next.
+    fn or_finish<T>(&self, queued: Result<T>) -> Result<T> {
+        if queued.is_err() {
+            // The first error is the one to tell.
+            _ = self.device.finish();
+        }
+        queued
+    }
+
+    fn queue_step(
+        &mut self,
+        (step, t): (u64, u64),
+        batch: &Batch,
+        learning_rate: f32,
+    ) -> Result<Option<Done>> {
+        let weight: f64 = match batch.weights {
+            Some(weights) => weights.iter().map(|w| f64::from(*w)).sum(),
+            None => batch.rows as f64,
+        };
+        let (nth, done) = self.take_slot()?;
+        // A step that overflowed was none.
+        let t = t.saturating_sub(self.skipped).max(1);
+        let moments = self.moments.as_mut().ok_or_else(|| Error::internal("there is no optimizer"))?;
+        let now = moments.now(learning_rate, t, (1.0 / weight) as f32);
+        let rows = self.load(nth, step, batch, now)?;
+        let mut phases = vec![Phase::Forward, Phase::Backward(0..self.lowered.backward.len())];
+        // Rows that all weigh nothing change nothing.
+        if weight > 0.0 {
+            phases.push(Phase::Update);
+        }
+        self.play(nth, rows, (weight > 0.0).then_some(0), &phases)?;
+        self.send_totals(nth, rows)?;
+        self.slot(nth)?.step = Some(step);
+        Ok(done)
+    }
+
+    /// Waits for all steps; the totals of those that nobody has heard of.
+    ///
+    /// # Errors
+    /// `Io` of anything that was queued.
+    pub(crate) fn settle(&mut self) -> Result<Vec<Done>> {
+        let mut all: Vec<Done> = self.early.drain(..).collect();
+        if let Some(next) = self.room.as_ref().map(|room| room.next) {
+            for nth in [next, 1 - next] {
+                all.extend(self.end(nth)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Forward and backward, as [`crate::Replica::step`]; `gradient` is the flat vector here.
+    pub(crate) fn step(
+        &mut self,
+        step: u64,
+        batch: &Batch,
+        gradient: &mut Pinned<f32>,
+        sink: &mut dyn Sink,
+    ) -> Result<Totals> {
+        if self.moments.is_some() {
+            return Err(Error::internal(
+                "a replica that updates its weights itself is to be trained, not stepped",
+            ));
+        }
+        self.check(batch)?;
+        let (nth, _) = self.take_slot()?;
+        if batch.rows == 0 {
+            let dense = self.graph.dense_len();
+            self.slot(nth)?.touched.iter_mut().for_each(Vec::clear);
+            gradient[..dense].fill(0.0);
+            sink.forward_done(Totals::default())?;
+            sink.ready(0..dense, &gradient[..dense])?;
+            return Ok(Totals::default());
+        }
+        let stepped = self.step_in(nth, step, batch, gradient, sink);
+        self.or_finish(stepped)
+    }
+
+    fn step_in(
+        &mut self,
+        nth: usize,
+        step: u64,
+        batch: &Batch,
+        gradient: &mut Pinned<f32>,
+        sink: &mut dyn Sink,
+    ) -> Result<Totals> {
+        let rows = self.load(nth, step, batch, [0.0; NOW])?;
+        self.play(nth, rows, Some(0), &[Phase::Forward])?;
+        // An overflow anywhere is one of the whole: nothing goes out before it is known.
+        let late = self.precision == Precision::F16;
+        if late {
+            let whole = Phase::Backward(0..self.lowered.backward.len());
+            self.play(nth, rows, Some(1), &[whole, Phase::Unscale])?;
+        }
+        self.send_totals(nth, rows)?;
+        for place in 0..self.pieces.len() {
+            if !late {
+                let launches = self.pieces[place].launches.clone();
+                self.play(nth, rows, Some(1 + place), &[Phase::Backward(launches)])?;
+            }
+            self.fetch_piece(place, gradient)?;
+        }
+        self.fetch_lists(nth)?;
+        self.slot(nth)?.step = Some(step);
+        let mut totals = self.end(nth)?.map_or_else(Totals::default, |(_, totals)| totals);
+        if self.slot(nth)?.overflow()[1] != 0 {
+            totals = Totals::default();
+        }
+        let mut told = sink.forward_done(totals);
+        for piece in &self.pieces {
+            self.take_piece(piece, gradient)?;
+            if told.is_ok() {
+                told = sink.ready(piece.values.clone(), &gradient[piece.values.clone()]);
+            }
+        }
+        self.take_lists(nth, gradient)?;
+        told.map(|()| totals)
+    }
+
+    /// The rows of each table that the last [`DeviceReplica::step`] touched, sorted.
+    pub(crate) fn touched(&self) -> &[Vec<u32>] {
+        // The slot before the one whose turn it is.
+        self.room.as_ref().map_or(&[], |room| &room.slots[1 - room.next].touched)
+    }
+
+    /// Inference, as [`crate::Replica::forward`].
+    pub(crate) fn forward(&mut self, rows: usize, inputs: &[Values], output: &mut [f32]) -> Result<()> {
+        check_inputs(&self.graph, rows, inputs)?;
+        let outputs = self.graph.output_len();
+        check_outputs(output.len(), rows, outputs)?;
+        let most = self.room()?.rows;
+        for first in (0..rows).step_by(most) {
+            let range = first..(first + most).min(rows);
+            let piece: Vec<Values> = inputs.iter().map(|input| self.rows_of(*input, rows, &range)).collect();
+            let to = &mut output[range.start * outputs..range.end * outputs];
+            self.ask(range.len(), &piece, to)?;
+        }
+        Ok(())
+    }
+
+    fn rows_of<'v>(&self, input: Values<'v>, rows: usize, range: &Range<usize>) -> Values<'v> {
+        match input {
+            Values::Dense(values) => {
+                let len = values.len() / rows;
+                Values::Dense(&values[range.start * len..range.end * len])
+            }
+            Values::Index(values) => Values::Index(&values[range.clone()]),
+        }
+    }
+
+    /// The outputs of so many rows, for which there is room.
+    fn ask(&mut self, rows: usize, inputs: &[Values], output: &mut [f32]) -> Result<()> {
+        let (device, outputs) = (self.device.clone(), output.len());
+        // Steps that are queued keep their slots.
+        device.finish()?;
+        let nth = self.room()?.next;
+        let slot = self.slot(nth)?;
+        slot.inputs(inputs, rows)?;
+        slot.send(device.as_ref())?;
+        let slot = &self.room()?.slots[nth];
+        let addresses = slot.layout.inputs(slot.memory.address());
+        let frame = self.frame(rows, &addresses, None)?;
+        self.round(&frame)?;
+        run(&self.lowered.forward, &frame)?;
+        let bytes = outputs * self.precision.bytes();
+        let mut pinned = Pinned::<u8>::new(&self.device, bytes)?;
+        let from = frame.address(self.lowered.output);
+        // SAFETY: the output has so many values, and `finish` comes before anybody reads.
+        unsafe { self.device.fetch(Stream::Compute, pinned.at_mut(), from, bytes) }?;
+        self.device.finish()?;
+        widen(self.precision, &pinned, output);
+        Ok(())
+    }
+
+    fn check(&mut self, batch: &Batch) -> Result<()> {
+        check_inputs(&self.graph, batch.rows, batch.inputs)?;
+        check_length("positions", batch.positions.len(), batch.rows)?;
+        self.loss.check_batch(self.graph.output_len(), batch.rows, batch.targets, batch.weights)?;
+        match self.room.as_ref().is_some_and(|room| room.rows >= batch.rows) {
+            true => Ok(()),
+            false => self.reserve(batch.rows),
+        }
+    }
+
+    /// Queues a batch's way to the device; how many rows are to be computed.
+    fn load(&mut self, nth: usize, step: u64, batch: &Batch, now: [f32; NOW]) -> Result<usize> {
+        let key = |layer: &usize| dropout_key(self.seed, step, *layer);
+        let keys: Vec<[u32; 2]> = self.lowered.drops.iter().map(key).collect();
+        let (device, all) = (self.device.clone(), self.room()?.rows);
+        let slot = self.slot(nth)?;
+        slot.fill(batch, Words { now, keys: &keys })?;
+        slot.send(device.as_ref())?;
+        slot.full = batch.rows * 2 > all;
+        Ok(if slot.full { all } else { batch.rows })
+    }
+
+    /// Queues parts of a step. Those of full batches, which are the same each time, are kept from the second time on, each set
+    /// at its `place`.
+    fn play(&mut self, nth: usize, rows: usize, place: Option<usize>, phases: &[Phase]) -> Result<()> {
+        let queue = |replica: &Self| phases.iter().try_for_each(|phase| replica.queue(nth, rows, phase));
+        let room = self.room()?;
+        let slot = &room.slots[nth];
+        let Some(place) = place.filter(|_| slot.warm && rows == room.rows) else { return queue(self) };
+        if slot.kept.get(place).is_none_or(Option::is_none) {
+            let kept = Kept::new(&self.device, || queue(self))?;
+            let all = &mut self.slot(nth)?.kept;
+            all.resize_with(all.len().max(place + 1), || None);
+            all[place] = Some(kept);
+        }
+        match &self.room()?.slots[nth].kept[place] {
+            // SAFETY: whoever drops what the launches use waits for what is queued first.
+            Some(kept) => unsafe { kept.replay() },
+            None => Err(Error::internal("launches were kept, and are gone")),
+        }
+    }
+
+    /// Queues a part of a step, launch by launch.
+    fn queue(&self, nth: usize, rows: usize, phase: &Phase) -> Result<()> {
+        let slot = &self.room()?.slots[nth];
+        let base = slot.memory.address();
+        let (inputs, touched) = (slot.layout.inputs(base), slot.layout.touched(base));
+        let frame = self.frame(rows, &inputs, Some(slot.layout.step(base, &touched)))?;
+        match phase {
+            Phase::Forward => {
+                self.round(&frame)?;
+                run(&self.lowered.forward, &frame)?;
+                self.lose(&frame, slot)
+            }
+            Phase::Backward(launches) => run(&self.lowered.backward[launches.clone()], &frame),
+            Phase::Unscale => self.unscale(&frame, &touched),
+            Phase::Update => self.update(&frame, slot, &touched),
+        }
+    }
+
+    fn frame<'a>(
+        &'a self,
+        rows: usize,
+        inputs: &'a [u64],
+        training: Option<super::lower::Step<'a>>,
+    ) -> Result<Frame<'a>> {
+        let room = self.room()?;
+        Ok(Frame {
+            device: self.device.as_ref(),
+            places: &self.lowered.places,
+            rows: rows as u64,
+            room: room.rows.next_multiple_of(8) as u64,
+            bytes: self.precision.bytes() as u64,
+            arena: room.arena.address(),
+            fixed: self.fixed.address(),
+            weights: self.weights.address(),
+            factors: self.factors.as_ref().unwrap_or(&self.weights).address(),
+            gradient: self.gradient.address(),
+            statistics: self.statistics.address(),
+            parts: [0, 1].map(|i| self.parts[i].address()),
+            inputs,
+            training,
+        })
+    }
+
+    /// Dense weights in the precision of the values that they meet.
+    fn round(&self, frame: &Frame) -> Result<()> {
+        let Some(factors) = &self.factors else { return Ok(()) };
+        let len = self.graph.dense_len() as u64;
+        let args = [Arg::Pointer(self.weights.address()), Arg::Pointer(factors.address()), Arg::U64(len)];
+        frame.each("round_weights", len, &args)
+    }
+
+    /// The loss, its gradient, and their sums.
+    fn lose(&self, frame: &Frame, slot: &Slot) -> Result<()> {
+        let base = slot.memory.address();
+        let sum = self.totals.address();
+        // A warp a row.
+        let blocks = frame.rows.div_ceil(8).clamp(1, u64::from(self.device.blocks()));
+        let logits = frame.pointer(self.lowered.output);
+        let read = [slot.layout.targets(base), slot.layout.weights(base)].map(Arg::Pointer);
+        let gradient = frame.pointer(self.lowered.output_gradient);
+        let written = [gradient, Arg::Pointer(sum + 32), Arg::Pointer(self.overflow())];
+        let sizes = [Arg::U64(frame.rows), Arg::U32(self.graph.output_len() as u32)];
+        let args = [&[logits][..], &read, &written, &sizes].concat();
+        let (kind, delta) = match self.loss {
+            Loss::SoftmaxCrossEntropy => (None, 0.0),
+            Loss::BinaryCrossEntropy => (Some(0), 0.0),
+            Loss::MeanSquaredError => (Some(1), 0.0),
+            Loss::Huber { delta } => (Some(2), delta),
+        };
+        match kind {
+            None => frame.launch("softmax_cross_entropy", blocks, &args)?,
+            Some(kind) => {
+                let kind = [Arg::U32(kind), Arg::F32(delta)];
+                frame.launch("loss_by_value", blocks, &[&args[..], &kind].concat())?;
+            }
+        }
+        frame.launch("sum_totals", 1, &[Arg::Pointer(sum + 32), Arg::Pointer(sum), Arg::U32(blocks as u32)])
+    }
+
+    /// What an update or an exchange goes over: all dense values, and the touched rows of each table.
+    fn parts(&self, rows: u64, touched: &[Touched]) -> Vec<Part> {
+        let dense = Part { start: 0, len: self.graph.dense_len(), rows: None };
+        let tables = self.graph.tables().iter().zip(touched).map(|(table, touched)| Part {
+            start: table.range.start,
+            len: rows as usize * table.dims,
+            rows: Some((table.dims, [touched.rows, touched.count])),
+        });
+        std::iter::once(dense).chain(tables).filter(|part| part.len > 0).collect()
+    }
+
+    fn update(&self, frame: &Frame, slot: &Slot, touched: &[Touched]) -> Result<()> {
+        let moments = self.moments.as_ref().ok_or_else(|| Error::internal("there is no optimizer"))?;
+        let now = slot.layout.now(slot.memory.address());
+        let parts = self.parts(frame.rows, touched);
+        if self.precision == Precision::F16 {
+            self.each_part(frame, "find_overflow", &parts)?;
+        }
+        let at = [frame.weights, frame.gradient, now, self.overflow()];
+        parts.iter().try_for_each(|part| moments.update(*part, at))
+    }
+
+    fn unscale(&self, frame: &Frame, touched: &[Touched]) -> Result<()> {
+        let parts = self.parts(frame.rows, touched);
+        self.each_part(frame, "find_overflow", &parts)?;
+        self.each_part(frame, "unscale", &parts)
+    }
+
+    fn each_part(&self, frame: &Frame, kernel: &'static str, parts: &[Part]) -> Result<()> {
+        parts.iter().try_for_each(|part| {
+            let gradient = Arg::Pointer(frame.gradient + 4 * part.start as u64);
+            let args = [&[gradient][..], &part.args(), &[Arg::Pointer(self.overflow())]].concat();
+            frame.each(kernel, part.len as u64, &args)
+        })
+    }
+
+    /// Queues the totals' way here, behind all that was queued, and the next scale of f16.
+    fn send_totals(&mut self, nth: usize, rows: usize) -> Result<()> {
+        let (device, from, overflow) = (self.device.clone(), self.totals.address(), self.overflow());
+        let to = self.slot(nth)?.totals.at_mut();
+        // SAFETY: both have 32 bytes, and nobody reads them before `done` has been waited for.
+        unsafe { device.fetch(Stream::Compute, to, from, 32) }?;
+        if self.precision == Precision::F16 {
+            self.frame(rows, &[], None)?.launch("settle_overflow", 1, &[Arg::Pointer(overflow)])?;
+        }
+        self.slot(nth)?.done.record(Stream::Compute)
+    }
+
+    /// Queues a piece of the gradient's way here.
+    fn fetch_piece(&mut self, place: usize, gradient: &mut Pinned<f32>) -> Result<()> {
+        let piece = &self.pieces[place];
+        let (start, len) = (piece.values.start, piece.values.len());
+        let from = self.gradient.address() + 4 * start as u64;
+        let (from, to, bytes) = match &mut self.narrow {
+            // SAFETY: the vector has the piece.
+            None => (from, unsafe { gradient.at_mut().add(4 * start) }, 4),
+            Some((copy, narrow, pinned)) => {
+                let at = narrow.address() + 2 * start as u64;
+                let half = u32::from(*copy == GradientCopy::F16);
+                let args = [Arg::Pointer(from), Arg::Pointer(at), Arg::U64(len as u64), Arg::U32(half)];
+                each(self.device.as_ref(), "narrow", len as u64, &args)?;
+                // SAFETY: as above.
+                (at, unsafe { pinned.at_mut().add(2 * start) }, 2)
+            }
+        };
+        piece.computed.record(Stream::Compute)?;
+        piece.computed.hold(Stream::Out)?;
+        // SAFETY: both have the piece, and nobody reads it before `copied` has been waited for.
+        unsafe { self.device.fetch(Stream::Out, to, from, bytes * len) }?;
+        piece.copied.record(Stream::Out)
+    }
+
+    /// Waits for a piece of the gradient.
+    fn take_piece(&self, piece: &Piece, gradient: &mut [f32]) -> Result<()> {
+        piece.copied.wait()?;
+        let Some((copy, _, pinned)) = &self.narrow else { return Ok(()) };
+        let (from, to) = (&pinned[piece.values.clone()], &mut gradient[piece.values.clone()]);
+        match copy {
+            GradientCopy::F16 => from.reinterpret_cast::<f16>().convert_to_f32_slice(to),
+            _ => from.reinterpret_cast::<bf16>().convert_to_f32_slice(to),
+        }
+        Ok(())
+    }
+
+    /// Queues the way here of the rows that a step has touched, as lists.
+    fn fetch_lists(&mut self, nth: usize) -> Result<()> {
+        let Some(room) = &self.room else { return Ok(()) };
+        let slot = &room.slots[nth];
+        let places = slot.layout.touched(slot.memory.address());
+        for (((table, place), touched), list) in
+            self.graph.tables().iter().zip(places).zip(&slot.touched).zip(&mut self.lists)
+        {
+            list.reserve(&self.device, touched.len(), table.dims)?;
+            let len = touched.len() * table.dims;
+            let from = self.gradient.address() + 4 * table.range.start as u64;
+            move_rows(self.device.as_ref(), "pack", [from, place.rows, list.values.address()], len, table)?;
+            list.here.record(Stream::Compute)?;
+            list.here.hold(Stream::Out)?;
+            let to = list.values_here.at_mut();
+            // SAFETY: there is room for the rows, and nobody reads before the event has been waited for.
+            unsafe { self.device.fetch(Stream::Out, to, list.values.address(), 4 * len) }?;
+            list.here.record(Stream::Out)?;
+        }
+        Ok(())
+    }
+
+    /// Puts them where they belong.
+    fn take_lists(&self, nth: usize, gradient: &mut [f32]) -> Result<()> {
+        let touched = &self.room()?.slots[nth].touched;
+        for ((table, touched), list) in self.graph.tables().iter().zip(touched).zip(&self.lists) {
+            list.here.wait()?;
+            for (row, values) in touched.iter().zip(list.values_here.chunks_exact(table.dims)) {
+                gradient[place_of(table, *row)].copy_from_slice(values);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over weights from here: the dense ones, and the rows of each table that have changed.
+    pub(crate) fn take_weights(&mut self, weights: &Pinned<f32>, rows: &[Vec<u32>]) -> Result<()> {
+        let (device, dense) = (self.device.clone(), self.graph.dense_len());
+        device.finish()?;
+        // SAFETY: both have so many values, and `finish` comes before anybody writes.
+        unsafe { device.send(Stream::Compute, self.weights.address(), weights.at(), 4 * dense) }?;
+        for ((table, rows), list) in self.graph.tables().iter().zip(rows).zip(&mut self.lists) {
+            list.reserve(&device, rows.len(), table.dims)?;
+            list.rows_here[..rows.len()].copy_from_slice(rows);
+            for (to, row) in list.values_here.chunks_exact_mut(table.dims).zip(rows) {
+                to.copy_from_slice(&weights[place_of(table, *row)]);
+            }
+            let len = rows.len() * table.dims;
+            // SAFETY: as above.
+            unsafe {
+                device.send(Stream::Compute, list.rows.address(), list.rows_here.at(), 4 * rows.len())?;
+                device.send(Stream::Compute, list.values.address(), list.values_here.at(), 4 * len)?;
+            }
+            let to = self.weights.address() + 4 * table.range.start as u64;
+            let places = [list.values.address(), list.rows.address(), to];
+            move_rows(device.as_ref(), "unpack", places, len, table)?;
+        }
+        device.finish()
+    }
+}
+
+/// The place of a row of a table in the flat vectors.
+fn place_of(table: &Table, row: u32) -> Range<usize> {
+    let start = table.range.start + row as usize * table.dims;
+    start..start + table.dims
+}
+
+/// Starts a kernel that packs rows of a table into a list, or unpacks them: from where, which rows, to where.
+fn move_rows(
+    device: &dyn Device,
+    kernel: &'static str,
+    places: [u64; 3],
+    len: usize,
+    table: &Table,
+) -> Result<()> {
+    let sizes = [Arg::U64(len as u64), Arg::U32(table.dims as u32)];
+    each(device, kernel, len as u64, &[&places.map(Arg::Pointer)[..], &sizes].concat())
+}
+
+/// Starts a kernel with a thread a value.
+fn each(device: &dyn Device, kernel: &'static str, len: u64, args: &[Arg]) -> Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let blocks = len.div_ceil(u64::from(THREADS)).min(u64::from(device.blocks())) as u32;
+    // SAFETY: the caller passes what the kernel takes, and there is room for what it reads and writes.
+    unsafe { device.launch(&Call { kernel, blocks, threads: THREADS, args }) }
+}
+
+/// The pieces that the gradient goes out in.
+fn pieces(device: &Arc<dyn Device>, lowered: &Lowered) -> Result<Vec<Piece>> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let (mut launch, mut value) = (0, 0);
+    let all = lowered.backward.len();
+    let dense = lowered.ready.last().map_or(0, |(_, end)| *end);
+    for &(after, end) in &lowered.ready {
+        if end - value >= PIECE || end == dense {
+            // The last has all launches: those of tables too.
+            let after = if end == dense { all } else { after };
+            let (computed, copied) = (Event::new(device)?, Event::new(device)?);
+            pieces.push(Piece { launches: launch..after, values: value..end, computed, copied });
+            (launch, value) = (after, end);
+        }
+    }
+    if pieces.is_empty() {
+        let (computed, copied) = (Event::new(device)?, Event::new(device)?);
+        pieces.push(Piece { launches: 0..all, values: 0..0, computed, copied });
+    }
+    Ok(pieces)
+}
+
+/// Values of a precision as f32.
+pub(crate) fn widen(precision: Precision, from: &[u8], to: &mut [f32]) {
+    let halves = || bytemuck::cast_slice::<u8, u16>(from);
+    match precision {
+        Precision::F32 | Precision::Tf32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+        Precision::Bf16 => halves().reinterpret_cast::<bf16>().convert_to_f32_slice(to),
+        Precision::F16 => halves().reinterpret_cast::<f16>().convert_to_f32_slice(to),
+    }
+}
+
+fn run(launches: &[Launch], frame: &Frame) -> Result<()> {
+    launches.iter().try_for_each(|launch| launch(frame))
+}
+
+/// What of a plan takes most memory, for batches of `rows`.
+fn largest(graph: &Graph, lowered: &Lowered, rows: usize) -> String {
+    let layer = |(bytes, node): &(usize, usize)| {
+        let name = &graph.nodes()[*node].name;
+        ((*bytes as u64).saturating_mul(rows as u64), format!("layer '{name}' for {rows} rows"))
+    };
+    let mut all: Vec<(u64, String)> = lowered.largest.iter().take(NAMED).map(layer).collect();
+    all.push((8 * graph.len() as u64, "weights and their gradient".to_owned()));
+    all.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    let texts: Vec<String> =
+        all.iter().take(NAMED).map(|(bytes, what)| format!("{what} {bytes} bytes")).collect();
+    texts.join(", ")
+}
+
+/// Says of an error of memory what takes most.
+fn named(largest: &str) -> impl FnOnce(Error) -> Error + '_ {
+    move |e| match e.kind() {
+        Kind::Io => Error::new(Kind::Io, format!("{e}; the plan's largest: {largest}")),
+        _ => e,
+    }
+}
