@@ -18,6 +18,8 @@ mvn := mvn -q -B -Dfiresteel.native=$(native) -Dfiresteel.cli=$(cli)
 pins = $(shell sha256sum $(1) | cut -c 1-12)
 venv := $(FIRESTEEL_CACHE)/venv-$(call pins,python/requirements.txt)
 bench_venv := $(FIRESTEEL_CACHE)/venv-bench-$(call pins,benchmarks/requirements.txt)
+nvrtc_venv := $(FIRESTEEL_CACHE)/venv-nvrtc-$(call pins,native/gpu-check/requirements.txt)
+nvrtc = $(nvrtc_venv)/lib/python3.*/site-packages/nvidia/cu13/lib/libnvrtc.so.13
 # The environment's own Spark, whatever else the machine has.
 unexport SPARK_HOME FIRESTEEL_JAR
 # The driver's name may resolve to an address that nothing listens on.
@@ -32,7 +34,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql build wheel fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql build wheel gpu-build fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -56,9 +58,13 @@ digits: build $(call example_jar,digits) ## LeNet-5 on MNIST
 
 test: test-rust test-scala test-python ## All tests
 
+# What tests kernels without a GPU asks for a feature that nothing else does: in one call with the rest cargo would compile SQL twice.
+# With NVRTC, kernels are compiled for every card and run behind a driver without one; without it those tests say they are skipped.
 # The library by itself, as its own features must not make cargo compile DataFusion for it again; Ballista's do.
-test-rust: setup
-	cargo test --release --workspace --exclude firesteel-jvm --exclude firesteel-ballista
+emulated := firesteel-engine firesteel-train firesteel-gpu-check
+test-rust: setup $(nvrtc_venv)/ready
+	FIRESTEEL_NVRTC=$$(echo $(nvrtc)) cargo test --release $(emulated:%=-p %)
+	cargo test --release --workspace $(patsubst %,--exclude %,$(emulated) firesteel-jvm firesteel-ballista)
 	cargo test --release -p firesteel-jvm
 
 test-scala: build command
@@ -105,6 +111,11 @@ wheel: build ## The Python package with the jar inside, in target/wheel
 	@$(venv)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w target/wheel target/wheel/source
 	@rm -rf target/wheel/source && ls target/wheel/*.whl
 
+gpu-build: setup ## What checks and measures a GPU, for x86-64 Linux with the glibc that it prints, in target/gpu-check
+	cargo build --release -p firesteel-gpu-check
+	@install -s -D $(CARGO_TARGET_DIR)/release/gpu-check target/gpu-check/gpu-check
+	@echo "target/gpu-check/gpu-check needs $$(scripts/glibc.sh target/gpu-check/gpu-check)"
+
 fmt: setup ## Formats everything
 	cargo fmt --all
 	cd scala && mvn -q -B spotless:apply
@@ -126,6 +137,7 @@ setup:
 # Named `ready` when complete, so that one that broke off is made anew.
 $(venv)/ready: | python/requirements.txt
 $(bench_venv)/ready: | benchmarks/requirements.txt
+$(nvrtc_venv)/ready: | native/gpu-check/requirements.txt
 %/ready:
 	@echo "making the Python environment $*"
 	@rm -rf $* && python3 -m venv $*
