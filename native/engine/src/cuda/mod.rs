@@ -9,7 +9,7 @@
 //! | `product`, `convolution` | what libraries take |
 //! | `cublaslt`, `cudnn` | NVIDIA's libraries |
 //! | `tune` | which of several ways to a result is taken |
-//! | `lower` | a network as launches |
+//! | `lower`, `frame` | a network as launches; where everything is while they are made |
 //! | `memory`, `moments` | memory of a device, events, kept launches; an optimizer on one |
 //! | `slot` | where a batch waits for its step |
 //! | `rates` | how fast the kernels are by themselves |
@@ -27,6 +27,7 @@ mod cudnn;
 mod device;
 #[cfg(any(test, feature = "emulated"))]
 mod emulated;
+mod frame;
 mod gpu;
 mod lower;
 mod memory;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use firesteel_error::{Error, Result};
 
 use super::device::Device;
-use super::lower::THREADS;
+use super::frame::THREADS;
 use super::memory::Memory;
 use super::source::{Arg, Call};
 use crate::optim::{Adam, Bias, Optimizer};

@@ -7,8 +7,8 @@ use firesteel_error::Result;
 use pulp::bytemuck;
 
 use super::device::Device;
+use super::frame::THREADS;
 use super::gpu::Gpu;
-use super::lower::THREADS;
 use super::memory::Memory;
 use super::moments::{DeviceMoments, NOW, Part};
 use super::product::{Product, Shape};

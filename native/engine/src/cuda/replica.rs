@@ -1,21 +1,24 @@
 //! A worker's copy of a network on a device.
 
+mod exchange;
+mod launches;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use firesteel_error::{Error, Kind, Result};
-use firesteel_model::{Graph, Table};
+use firesteel_model::Graph;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use pulp::bytemuck;
 
 use super::device::{Device, Stream};
-use super::lower::{COUNTERS, Frame, Launch, Lowered, PARTS, THREADS, Touched};
-use super::memory::{Event, Kept, Memory, Pinned};
-use super::moments::{DeviceMoments, NOW, Part};
+use super::frame::{COUNTERS, PARTS};
+use super::lower::Lowered;
+use super::memory::{Memory, Pinned};
+use super::moments::{DeviceMoments, NOW};
 use super::slot::{Layout, Slot, Words};
-use super::source::{Arg, Call};
 use crate::batch::{Batch, Totals, Values};
 use crate::check::{check_inputs, check_length, check_outputs};
 use crate::loss::Loss;
@@ -24,9 +27,8 @@ use crate::optim::Optimizer;
 use crate::precision::{GradientCopy, Precision};
 use crate::random::{dropout_key, fill};
 use crate::replica::Sink;
-
-/// Gradients go out in pieces of at least so many values: fewer would not be worth a launch.
-const PIECE: usize = 1 << 20;
+use exchange::{List, Piece, pieces};
+use launches::{Phase, run};
 
 /// The scale that f16's losses, which are sums and not means, begin with.
 const SCALE: f32 = 1024.0;
@@ -70,15 +72,6 @@ pub(crate) struct DeviceReplica {
     room: Option<Room>,
 }
 
-/// A part of the dense gradient that goes out while the next is computed.
-#[derive(Debug)]
-struct Piece {
-    launches: Range<usize>,
-    values: Range<usize>,
-    computed: Event,
-    copied: Event,
-}
-
 /// What grows with the rows of a batch.
 #[derive(Debug)]
 struct Room {
@@ -87,52 +80,6 @@ struct Room {
     arena: Memory,
     slots: [Slot; 2],
     next: usize,
-}
-
-/// Some rows of a table as a list, on both sides; as long as it was ever asked for.
-#[derive(Debug)]
-struct List {
-    room: usize,
-    rows: Memory,
-    values: Memory,
-    rows_here: Pinned<u32>,
-    values_here: Pinned<f32>,
-    /// Behind the values' way here.
-    here: Event,
-}
-
-impl List {
-    fn new(device: &Arc<dyn Device>, room: usize, dims: usize) -> Result<List> {
-        let len = product(room, dims)?;
-        Ok(List {
-            room,
-            rows: Memory::new(device, product(room, 4)?)?,
-            values: Memory::new(device, product(len, 4)?)?,
-            rows_here: Pinned::new(device, room)?,
-            values_here: Pinned::new(device, len)?,
-            here: Event::new(device)?,
-        })
-    }
-
-    /// Sees that there is room for so many rows.
-    fn reserve(&mut self, device: &Arc<dyn Device>, rows: usize, dims: usize) -> Result<()> {
-        if rows > self.room {
-            *self = List::new(device, rows.next_power_of_two(), dims)?;
-        }
-        Ok(())
-    }
-}
-
-/// A part of a step.
-#[derive(Clone, Debug)]
-enum Phase {
-    /// Up to the loss.
-    Forward,
-    /// Some launches of backward.
-    Backward(Range<usize>),
-    /// What f16 does behind backward, for a worker that does not update here.
-    Unscale,
-    Update,
 }
 
 impl DeviceReplica {
@@ -542,298 +489,6 @@ impl DeviceReplica {
         slot.full = batch.rows * 2 > all;
         Ok(if slot.full { all } else { batch.rows })
     }
-
-    /// Queues parts of a step. Those of full batches, which are the same each time, are kept from the second time on, each set
-    /// at its `place`.
-    fn play(&mut self, nth: usize, rows: usize, place: Option<usize>, phases: &[Phase]) -> Result<()> {
-        let queue = |replica: &Self| phases.iter().try_for_each(|phase| replica.queue(nth, rows, phase));
-        let room = self.room()?;
-        let slot = &room.slots[nth];
-        let Some(place) = place.filter(|_| slot.warm && rows == room.rows) else { return queue(self) };
-        if slot.kept.get(place).is_none_or(Option::is_none) {
-            let kept = Kept::new(&self.device, || queue(self))?;
-            let all = &mut self.slot(nth)?.kept;
-            all.resize_with(all.len().max(place + 1), || None);
-            all[place] = Some(kept);
-        }
-        match &self.room()?.slots[nth].kept[place] {
-            // SAFETY: whoever drops what the launches use waits for what is queued first.
-            Some(kept) => unsafe { kept.replay() },
-            None => Err(Error::internal("launches were kept, and are gone")),
-        }
-    }
-
-    /// Queues a part of a step, launch by launch.
-    fn queue(&self, nth: usize, rows: usize, phase: &Phase) -> Result<()> {
-        let slot = &self.room()?.slots[nth];
-        let base = slot.memory.address();
-        let (inputs, touched) = (slot.layout.inputs(base), slot.layout.touched(base));
-        let frame = self.frame(rows, &inputs, Some(slot.layout.step(base, &touched)))?;
-        match phase {
-            Phase::Forward => {
-                self.round(&frame)?;
-                run(&self.lowered.forward, &frame)?;
-                self.lose(&frame, slot)
-            }
-            Phase::Backward(launches) => run(&self.lowered.backward[launches.clone()], &frame),
-            Phase::Unscale => self.unscale(&frame, &touched),
-            Phase::Update => self.update(&frame, slot, &touched),
-        }
-    }
-
-    fn frame<'a>(
-        &'a self,
-        rows: usize,
-        inputs: &'a [u64],
-        training: Option<super::lower::Step<'a>>,
-    ) -> Result<Frame<'a>> {
-        let room = self.room()?;
-        Ok(Frame {
-            device: self.device.as_ref(),
-            places: &self.lowered.places,
-            rows: rows as u64,
-            room: room.rows.next_multiple_of(8) as u64,
-            bytes: self.precision.bytes() as u64,
-            arena: room.arena.address(),
-            fixed: self.fixed.address(),
-            weights: self.weights.address(),
-            factors: self.factors.as_ref().unwrap_or(&self.weights).address(),
-            gradient: self.gradient.address(),
-            statistics: self.statistics.address(),
-            parts: [0, 1].map(|i| self.parts[i].address()),
-            inputs,
-            training,
-        })
-    }
-
-    /// Dense weights in the precision of the values that they meet.
-    fn round(&self, frame: &Frame) -> Result<()> {
-        let Some(factors) = &self.factors else { return Ok(()) };
-        let len = self.graph.dense_len() as u64;
-        let args = [Arg::Pointer(self.weights.address()), Arg::Pointer(factors.address()), Arg::U64(len)];
-        frame.each("round_weights", len, &args)
-    }
-
-    /// The loss, its gradient, and their sums.
-    fn lose(&self, frame: &Frame, slot: &Slot) -> Result<()> {
-        let base = slot.memory.address();
-        let sum = self.totals.address();
-        // A warp a row.
-        let blocks = frame.rows.div_ceil(8).clamp(1, u64::from(self.device.blocks()));
-        let logits = frame.pointer(self.lowered.output);
-        let read = [slot.layout.targets(base), slot.layout.weights(base)].map(Arg::Pointer);
-        let gradient = frame.pointer(self.lowered.output_gradient);
-        let written = [gradient, Arg::Pointer(sum + 32), Arg::Pointer(self.overflow())];
-        let sizes = [Arg::U64(frame.rows), Arg::U32(self.graph.output_len() as u32)];
-        let args = [&[logits][..], &read, &written, &sizes].concat();
-        let (kind, delta) = match self.loss {
-            Loss::SoftmaxCrossEntropy => (None, 0.0),
-            Loss::BinaryCrossEntropy => (Some(0), 0.0),
-            Loss::MeanSquaredError => (Some(1), 0.0),
-            Loss::Huber { delta } => (Some(2), delta),
-        };
-        match kind {
-            None => frame.launch("softmax_cross_entropy", blocks, &args)?,
-            Some(kind) => {
-                let kind = [Arg::U32(kind), Arg::F32(delta)];
-                frame.launch("loss_by_value", blocks, &[&args[..], &kind].concat())?;
-            }
-        }
-        frame.launch("sum_totals", 1, &[Arg::Pointer(sum + 32), Arg::Pointer(sum), Arg::U32(blocks as u32)])
-    }
-
-    /// What an update or an exchange goes over: all dense values, and the touched rows of each table.
-    fn parts(&self, rows: u64, touched: &[Touched]) -> Vec<Part> {
-        let dense = Part { start: 0, len: self.graph.dense_len(), rows: None };
-        let tables = self.graph.tables().iter().zip(touched).map(|(table, touched)| Part {
-            start: table.range.start,
-            len: rows as usize * table.dims,
-            rows: Some((table.dims, [touched.rows, touched.count])),
-        });
-        std::iter::once(dense).chain(tables).filter(|part| part.len > 0).collect()
-    }
-
-    fn update(&self, frame: &Frame, slot: &Slot, touched: &[Touched]) -> Result<()> {
-        let moments = self.moments.as_ref().ok_or_else(|| Error::internal("there is no optimizer"))?;
-        let now = slot.layout.now(slot.memory.address());
-        let parts = self.parts(frame.rows, touched);
-        if self.precision == Precision::F16 {
-            self.each_part(frame, "find_overflow", &parts)?;
-        }
-        let at = [frame.weights, frame.gradient, now, self.overflow()];
-        parts.iter().try_for_each(|part| moments.update(*part, at))
-    }
-
-    fn unscale(&self, frame: &Frame, touched: &[Touched]) -> Result<()> {
-        let parts = self.parts(frame.rows, touched);
-        self.each_part(frame, "find_overflow", &parts)?;
-        self.each_part(frame, "unscale", &parts)
-    }
-
-    fn each_part(&self, frame: &Frame, kernel: &'static str, parts: &[Part]) -> Result<()> {
-        parts.iter().try_for_each(|part| {
-            let gradient = Arg::Pointer(frame.gradient + 4 * part.start as u64);
-            let args = [&[gradient][..], &part.args(), &[Arg::Pointer(self.overflow())]].concat();
-            frame.each(kernel, part.len as u64, &args)
-        })
-    }
-
-    /// Queues the totals' way here, behind all that was queued, and the next scale of f16.
-    fn send_totals(&mut self, nth: usize, rows: usize) -> Result<()> {
-        let (device, from, overflow) = (self.device.clone(), self.totals.address(), self.overflow());
-        let to = self.slot(nth)?.totals.at_mut();
-        // SAFETY: both have 32 bytes, and nobody reads them before `done` has been waited for.
-        unsafe { device.fetch(Stream::Compute, to, from, 32) }?;
-        if self.precision == Precision::F16 {
-            self.frame(rows, &[], None)?.launch("settle_overflow", 1, &[Arg::Pointer(overflow)])?;
-        }
-        self.slot(nth)?.done.record(Stream::Compute)
-    }
-
-    /// Queues a piece of the gradient's way here.
-    fn fetch_piece(&mut self, place: usize, gradient: &mut Pinned<f32>) -> Result<()> {
-        let piece = &self.pieces[place];
-        let (start, len) = (piece.values.start, piece.values.len());
-        let from = self.gradient.address() + 4 * start as u64;
-        let (from, to, bytes) = match &mut self.narrow {
-            // SAFETY: the vector has the piece.
-            None => (from, unsafe { gradient.at_mut().add(4 * start) }, 4),
-            Some((copy, narrow, pinned)) => {
-                let at = narrow.address() + 2 * start as u64;
-                let half = u32::from(*copy == GradientCopy::F16);
-                let args = [Arg::Pointer(from), Arg::Pointer(at), Arg::U64(len as u64), Arg::U32(half)];
-                each(self.device.as_ref(), "narrow", len as u64, &args)?;
-                // SAFETY: as above.
-                (at, unsafe { pinned.at_mut().add(2 * start) }, 2)
-            }
-        };
-        piece.computed.record(Stream::Compute)?;
-        piece.computed.hold(Stream::Out)?;
-        // SAFETY: both have the piece, and nobody reads it before `copied` has been waited for.
-        unsafe { self.device.fetch(Stream::Out, to, from, bytes * len) }?;
-        piece.copied.record(Stream::Out)
-    }
-
-    /// Waits for a piece of the gradient.
-    fn take_piece(&self, piece: &Piece, gradient: &mut [f32]) -> Result<()> {
-        piece.copied.wait()?;
-        let Some((copy, _, pinned)) = &self.narrow else { return Ok(()) };
-        let (from, to) = (&pinned[piece.values.clone()], &mut gradient[piece.values.clone()]);
-        match copy {
-            GradientCopy::F16 => from.reinterpret_cast::<f16>().convert_to_f32_slice(to),
-            _ => from.reinterpret_cast::<bf16>().convert_to_f32_slice(to),
-        }
-        Ok(())
-    }
-
-    /// Queues the way here of the rows that a step has touched, as lists.
-    fn fetch_lists(&mut self, nth: usize) -> Result<()> {
-        let Some(room) = &self.room else { return Ok(()) };
-        let slot = &room.slots[nth];
-        let places = slot.layout.touched(slot.memory.address());
-        for (((table, place), touched), list) in
-            self.graph.tables().iter().zip(places).zip(&slot.touched).zip(&mut self.lists)
-        {
-            list.reserve(&self.device, touched.len(), table.dims)?;
-            let len = touched.len() * table.dims;
-            let from = self.gradient.address() + 4 * table.range.start as u64;
-            move_rows(self.device.as_ref(), "pack", [from, place.rows, list.values.address()], len, table)?;
-            list.here.record(Stream::Compute)?;
-            list.here.hold(Stream::Out)?;
-            let to = list.values_here.at_mut();
-            // SAFETY: there is room for the rows, and nobody reads before the event has been waited for.
-            unsafe { self.device.fetch(Stream::Out, to, list.values.address(), 4 * len) }?;
-            list.here.record(Stream::Out)?;
-        }
-        Ok(())
-    }
-
-    /// Puts them where they belong.
-    fn take_lists(&self, nth: usize, gradient: &mut [f32]) -> Result<()> {
-        let touched = &self.room()?.slots[nth].touched;
-        for ((table, touched), list) in self.graph.tables().iter().zip(touched).zip(&self.lists) {
-            list.here.wait()?;
-            for (row, values) in touched.iter().zip(list.values_here.chunks_exact(table.dims)) {
-                gradient[place_of(table, *row)].copy_from_slice(values);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes over weights from here: the dense ones, and the rows of each table that have changed.
-    pub(crate) fn take_weights(&mut self, weights: &Pinned<f32>, rows: &[Vec<u32>]) -> Result<()> {
-        let (device, dense) = (self.device.clone(), self.graph.dense_len());
-        device.finish()?;
-        // SAFETY: both have so many values, and `finish` comes before anybody writes.
-        unsafe { device.send(Stream::Compute, self.weights.address(), weights.at(), 4 * dense) }?;
-        for ((table, rows), list) in self.graph.tables().iter().zip(rows).zip(&mut self.lists) {
-            list.reserve(&device, rows.len(), table.dims)?;
-            list.rows_here[..rows.len()].copy_from_slice(rows);
-            for (to, row) in list.values_here.chunks_exact_mut(table.dims).zip(rows) {
-                to.copy_from_slice(&weights[place_of(table, *row)]);
-            }
-            let len = rows.len() * table.dims;
-            // SAFETY: as above.
-            unsafe {
-                device.send(Stream::Compute, list.rows.address(), list.rows_here.at(), 4 * rows.len())?;
-                device.send(Stream::Compute, list.values.address(), list.values_here.at(), 4 * len)?;
-            }
-            let to = self.weights.address() + 4 * table.range.start as u64;
-            let places = [list.values.address(), list.rows.address(), to];
-            move_rows(device.as_ref(), "unpack", places, len, table)?;
-        }
-        device.finish()
-    }
-}
-
-/// The place of a row of a table in the flat vectors.
-fn place_of(table: &Table, row: u32) -> Range<usize> {
-    let start = table.range.start + row as usize * table.dims;
-    start..start + table.dims
-}
-
-/// Starts a kernel that packs rows of a table into a list, or unpacks them: from where, which rows, to where.
-fn move_rows(
-    device: &dyn Device,
-    kernel: &'static str,
-    places: [u64; 3],
-    len: usize,
-    table: &Table,
-) -> Result<()> {
-    let sizes = [Arg::U64(len as u64), Arg::U32(table.dims as u32)];
-    each(device, kernel, len as u64, &[&places.map(Arg::Pointer)[..], &sizes].concat())
-}
-
-/// Starts a kernel with a thread a value.
-fn each(device: &dyn Device, kernel: &'static str, len: u64, args: &[Arg]) -> Result<()> {
-    if len == 0 {
-        return Ok(());
-    }
-    let blocks = len.div_ceil(u64::from(THREADS)).min(u64::from(device.blocks())) as u32;
-    // SAFETY: the caller passes what the kernel takes, and there is room for what it reads and writes.
-    unsafe { device.launch(&Call { kernel, blocks, threads: THREADS, args }) }
-}
-
-/// The pieces that the gradient goes out in.
-fn pieces(device: &Arc<dyn Device>, lowered: &Lowered) -> Result<Vec<Piece>> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    let (mut launch, mut value) = (0, 0);
-    let all = lowered.backward.len();
-    let dense = lowered.ready.last().map_or(0, |(_, end)| *end);
-    for &(after, end) in &lowered.ready {
-        if end - value >= PIECE || end == dense {
-            // The last has all launches: those of tables too.
-            let after = if end == dense { all } else { after };
-            let (computed, copied) = (Event::new(device)?, Event::new(device)?);
-            pieces.push(Piece { launches: launch..after, values: value..end, computed, copied });
-            (launch, value) = (after, end);
-        }
-    }
-    if pieces.is_empty() {
-        let (computed, copied) = (Event::new(device)?, Event::new(device)?);
-        pieces.push(Piece { launches: 0..all, values: 0..0, computed, copied });
-    }
-    Ok(pieces)
 }
 
 /// Values of a precision as f32.
@@ -844,10 +499,6 @@ pub(crate) fn widen(precision: Precision, from: &[u8], to: &mut [f32]) {
         Precision::Bf16 => halves().reinterpret_cast::<bf16>().convert_to_f32_slice(to),
         Precision::F16 => halves().reinterpret_cast::<f16>().convert_to_f32_slice(to),
     }
-}
-
-fn run(launches: &[Launch], frame: &Frame) -> Result<()> {
-    launches.iter().try_for_each(|launch| launch(frame))
 }
 
 /// What of a plan takes most memory, for batches of `rows`.

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use pulp::bytemuck;
 
 use super::device::{Device, Stream};
-use super::lower::{Step, Touched};
+use super::frame::{Step, Touched};
 use super::memory::{Event, Kept, Memory, Pinned};
 use super::moments::NOW;
 use crate::batch::{Batch, Targets, Values};

@@ -1,11 +1,11 @@
 // Layer norm: a warp a row of the last axis. Batch norm: a block a feature. `statistics` has the mean and 1/√(variance + ε)
 // of each.
 
-// Of all `len` values that `value` gives, in every thread of the block.
+// Of all `len` values that `value` gives, in every thread of the block. There are fewer than 2³² of a feature.
 template <class F>
-__device__ __forceinline__ double block_mean(u64 len, F value) {
+__device__ __forceinline__ double block_mean(u32 len, F value) {
   double sum = 0.0;
-  for (u64 i = threadIdx.x; i < len; i += blockDim.x) sum += double(value(i));
+  for (u32 i = threadIdx.x; i < len; i += blockDim.x) sum += double(value(i));
   return block_sum(sum) / double(len);
 }
 
@@ -129,8 +129,8 @@ extern "C" __global__ void sum_columns(const real* from, float* to, Columns work
 extern "C" __global__ void sum_features(const real* from, float* sums, u64 rows, u32 features, u32 inner) {
   for (u32 feature = blockIdx.x; feature < features; feature += gridDim.x) {
     double sum = 0.0;
-    for (u64 i = threadIdx.x; i < rows * inner; i += blockDim.x)
-      sum += double(from[(i / inner * features + feature) * inner + i % inner]);
+    for (u32 i = threadIdx.x; i < u32(rows) * inner; i += blockDim.x)
+      sum += double(from[(u64(i / inner) * features + feature) * inner + i % inner]);
     sum = block_sum(sum);
     if (threadIdx.x == 0) sums[feature] = float(sum);
   }
@@ -142,10 +142,10 @@ extern "C" __global__ void batch_norm_measure(const real* from, float* statistic
                                               float* running_variance, const u32* rows, u32 features, u32 inner,
                                               float epsilon, float momentum) {
   for (u32 feature = blockIdx.x; feature < features; feature += gridDim.x) {
-    const u64 count = u64(*rows) * inner;
-    const auto value = [=](u64 i) { return from[(i / inner * features + feature) * inner + i % inner]; };
+    const u32 count = *rows * inner;
+    const auto value = [=](u32 i) { return from[(u64(i / inner) * features + feature) * inner + i % inner]; };
     const float mean = float(block_mean(count, value));
-    const double variance = block_mean(count, [=](u64 i) { return (value(i) - mean) * (value(i) - mean); });
+    const double variance = block_mean(count, [=](u32 i) { return (value(i) - mean) * (value(i) - mean); });
     if (threadIdx.x == 0) {
       statistics[2 * feature] = mean;
       statistics[2 * feature + 1] = 1.0f / sqrtf(float(variance) + epsilon);
@@ -178,18 +178,18 @@ extern "C" __global__ void batch_norm_backward(const real* gradient, const real*
                                                const float* weight, float* by_weight, float* by_bias, real* to,
                                                const u32* rows, u64 room, u32 features, u32 inner, u32 add) {
   for (u32 feature = blockIdx.x; feature < features; feature += gridDim.x) {
-    const u64 count = u64(*rows) * inner;
+    const u32 count = *rows * inner;
     const float mean = statistics[2 * feature], scale = statistics[2 * feature + 1];
-    const auto place = [=](u64 i) { return (i / inner * features + feature) * inner + i % inner; };
-    const double sum = block_mean(count, [=](u64 i) { return gradient[place(i)]; });
+    const auto place = [=](u32 i) { return (u64(i / inner) * features + feature) * inner + i % inner; };
+    const double sum = block_mean(count, [=](u32 i) { return gradient[place(i)]; });
     const double along =
-        block_mean(count, [=](u64 i) { return gradient[place(i)] * (from[place(i)] - mean) * scale; });
+        block_mean(count, [=](u32 i) { return gradient[place(i)] * (from[place(i)] - mean) * scale; });
     if (threadIdx.x == 0) {
       by_weight[feature] = float(along * double(count));
       by_bias[feature] = float(sum * double(count));
     }
     if (!to) continue;
-    for (u64 i = threadIdx.x; i < room * inner; i += blockDim.x) {
+    for (u32 i = threadIdx.x; i < u32(room) * inner; i += blockDim.x) {
       const u64 at = place(i);
       if (i >= count) {
         if (!add) to[at] = 0.0f;
