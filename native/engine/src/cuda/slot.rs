@@ -33,8 +33,8 @@ pub(crate) struct Layout {
     targets: (usize, Option<usize>),
     /// Where each is, and how many values it has a row; one that has none is of indices.
     inputs: Vec<(usize, Option<usize>)>,
-    /// Which input each table reads.
-    tables: Vec<usize>,
+    /// Which input each table reads, and how many rows it has.
+    tables: Vec<[usize; 2]>,
     /// Of each table: its touched rows, where the samples of each begin, and these in order.
     lists: Vec<[usize; 3]>,
     bytes: usize,
@@ -60,11 +60,11 @@ impl Layout {
         };
         let tables = graph.tables().iter().map(|table| {
             match graph.nodes()[graph.parameters()[table.parameter].node].sources[0] {
-                Source::Input(input) => Ok(input),
+                Source::Input(input) => Ok([input, table.rows]),
                 Source::Node(_) => Err(Error::internal("an embedding reads no input")),
             }
         });
-        let tables = tables.collect::<Result<Vec<usize>>>()?;
+        let tables = tables.collect::<Result<Vec<_>>>()?;
         part(KEYS + 2 * drops + tables.len(), 4)?;
         let positions = part(rows, 8)?;
         let weights = part(rows, 4)?;
@@ -77,7 +77,7 @@ impl Layout {
             InputKind::Index { .. } => Ok((part(rows, 4)?, None)),
         });
         let inputs = inputs.collect::<Result<_>>()?;
-        let list = |_: &usize| Ok([part(rows, 4)?, part(rows + 1, 4)?, part(rows, 4)?]);
+        let list = |_: &[usize; 2]| Ok([part(rows, 4)?, part(rows + 1, 4)?, part(rows, 4)?]);
         let lists = tables.iter().map(list).collect::<Result<_>>()?;
         Ok(Layout { precision, rows, drops, positions, weights, targets, inputs, tables, lists, bytes })
     }
@@ -153,6 +153,8 @@ pub(crate) struct Slot {
     pub(crate) kept: Vec<Option<Kept>>,
     /// The rows of each table that the batch reads, sorted.
     pub(crate) touched: Vec<Vec<u32>>,
+    /// Used again.
+    counts: Vec<u32>,
 }
 
 impl Slot {
@@ -168,6 +170,7 @@ impl Slot {
             warm: false,
             kept: Vec::new(),
             touched: vec![Vec::new(); layout.tables.len()],
+            counts: Vec::new(),
             layout,
         })
     }
@@ -259,14 +262,14 @@ impl Slot {
     /// Lists the rows that a batch reads of each table: sorted, and for each its samples in their order.
     fn touch(&mut self, batch: &Batch) -> Result<()> {
         for (table, touched) in self.touched.iter_mut().enumerate() {
-            let Values::Index(indices) = batch.inputs[self.layout.tables[table]] else {
+            let [input, entries] = self.layout.tables[table];
+            let Values::Index(indices) = batch.inputs[input] else {
                 return Err(Error::internal("an embedding's input has no indices"));
             };
             let [rows, starts, order] = self.layout.lists[table];
-            touched.clear();
             let sorted = part::<u32>(&mut self.pinned, order, indices.len());
-            sorted.iter_mut().enumerate().for_each(|(nth, to)| *to = nth as u32);
-            sorted.sort_unstable_by_key(|sample| (indices[*sample as usize], *sample));
+            sort(indices, entries, sorted, &mut self.counts);
+            touched.clear();
             let mut begins = Vec::with_capacity(indices.len() + 1);
             for (place, sample) in sorted.iter().enumerate() {
                 let row = indices[*sample as usize];
@@ -280,6 +283,27 @@ impl Slot {
             part::<u32>(&mut self.pinned, rows, touched.len()).copy_from_slice(touched);
         }
         Ok(())
+    }
+}
+
+/// The samples by their index below `entries`, those of one in their order. Few entries are counted.
+fn sort(indices: &[u32], entries: usize, sorted: &mut [u32], counts: &mut Vec<u32>) {
+    if entries > 4 * indices.len() {
+        sorted.iter_mut().enumerate().for_each(|(nth, to)| *to = nth as u32);
+        sorted.sort_unstable_by_key(|sample| (indices[*sample as usize], *sample));
+        return;
+    }
+    counts.clear();
+    counts.resize(entries, 0);
+    indices.iter().for_each(|index| counts[*index as usize] += 1);
+    let mut before = 0;
+    for count in counts.iter_mut() {
+        before += std::mem::replace(count, before);
+    }
+    for (sample, index) in indices.iter().enumerate() {
+        let place = &mut counts[*index as usize];
+        sorted[*place as usize] = sample as u32;
+        *place += 1;
     }
 }
 
@@ -300,5 +324,24 @@ fn repeat<T: Copy>(values: &mut [T], own: usize, row: usize) {
     let (first, behind) = values.split_at_mut(own);
     for to in behind.chunks_exact_mut(row) {
         to.copy_from_slice(&first[..row]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counted_or_compared_samples_have_one_order() {
+        let indices: Vec<u32> = (0..200).map(|i| i * 37 % 23).collect();
+        let mut orders = [23, 10_000].map(|entries| {
+            let mut sorted = vec![u32::MAX; indices.len()];
+            sort(&indices, entries, &mut sorted, &mut vec![9; 3]);
+            sorted
+        });
+        assert_eq!(orders[0], orders[1]);
+        assert!(orders[0].is_sorted_by_key(|sample| (indices[*sample as usize], *sample)));
+        orders[0].sort_unstable();
+        assert_eq!(orders[0], (0..200).collect::<Vec<u32>>());
     }
 }
