@@ -200,7 +200,7 @@ impl Replica {
     }
 
     /// Makes updates happen where the weights are, for a worker that is alone: [`Replica::train`] is to be called then, not
-    /// [`Replica::step`]. Whether that is of use here: a GPU says yes.
+    /// [`Replica::step`], and there is no gradient here. Whether that is of use: a GPU says yes.
     ///
     /// # Errors
     /// `Io` when there is no memory for the optimizer's state.

@@ -72,22 +72,22 @@ impl Machine {
         let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
         let bucket = config.params.bucket_bytes / 4;
         let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
+        let mut replica = match gpu {
+            None => Replica::new(graph.clone(), plan)?,
+            Some(gpu) => Replica::on(gpu, graph.clone(), plan)?,
+        };
+        replica.copy_gradients_as(config.params.gradient_copy)?;
+        let alone = group.world() == 1 && replica.train_with(config.optimizer())?;
         let mut machine = Machine {
-            replica: match gpu {
-                None => Replica::new(graph.clone(), plan)?,
-                Some(gpu) => Replica::on(gpu, graph.clone(), plan)?,
-            },
-            moments: Moments::new(config.optimizer(), sharded.owned_len())?,
-            alone: false,
+            // What a GPU updates has its state there.
+            moments: Moments::new(config.optimizer(), if alone { 0 } else { sharded.owned_len() })?,
+            replica,
+            alone,
             progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
             best: None,
             graph,
             sharded,
         };
-        machine.replica.copy_gradients_as(config.params.gradient_copy)?;
-        if group.world() == 1 {
-            machine.alone = machine.replica.train_with(config.optimizer())?;
-        }
         if let Some(checkpoint) = resume {
             machine.go_on_from(checkpoint, config.params.patience > 0)?;
         }
@@ -111,8 +111,10 @@ impl Machine {
         let vectors = checkpoint.vectors(&self.graph, self.moments.slots().len())?;
         self.replica.weights_mut().copy_from_slice(&vectors.weights);
         self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
-        checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots);
-        self.replica.set_optimizer_state(&vectors.slots)?;
+        match self.alone {
+            true => self.replica.set_optimizer_state(&vectors.slots)?,
+            false => checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots),
+        }
         self.progress = checkpoint.progress().clone();
         self.progress.best = self.progress.best.filter(|_| patience);
         self.best = vectors.best.filter(|_| patience);

@@ -94,7 +94,10 @@ impl Mirror {
     }
 
     pub(crate) fn train_with(&mut self, optimizer: Optimizer) -> Result<bool> {
-        self.device.train_with(optimizer).map(|()| true)
+        self.device.train_with(optimizer)?;
+        // Nobody asks for it here any more.
+        self.gradient = Pinned::new(self.device.device(), 0)?;
+        Ok(true)
     }
 
     pub(crate) fn train(&mut self, numbers: (u64, u64), batch: &Batch, rate: f32) -> Result<Option<Done>> {
