@@ -46,21 +46,22 @@ private[ml] final class RendezvousClient(
     val hello = say("hello").put("rank", me.rank).put("process", me.process)
     hello.put("host", me.host).put("port", me.port).put("executor", me.executor)
     Wire.write(out, hello)
-    start("firesteel-worker-listen")(listen())
     start("firesteel-worker-alive")(beat())
   }
+  private val listener = start("firesteel-worker-listen")(listen())
 
   private def say(what: String) = Wire.json.createObjectNode().put("type", what)
 
-  private def start(name: String)(run: => Unit): Unit = {
+  private def start(name: String)(run: => Unit): Thread = {
     val thread = new Thread(() => run, name)
     thread.setDaemon(true)
     thread.start()
+    thread
   }
 
   private def listen(): Unit =
     try
-      while (!closed) {
+      while (true) {
         val message = Wire.read(in)
         message.get("type").asText() match {
           case "world" => peers = Some(read(message.get("peers"))); heard.countDown()
@@ -117,8 +118,19 @@ private[ml] final class RendezvousClient(
     try Wire.write(out, message)
     catch { case _: IOException => }
 
+  /** Waits until the driver has heard all and ends the connection: one that ends here, with its answers unread, would take along
+    * what it has not read yet.
+    */
   override def close(): Unit = {
     closed = true
-    socket.close()
+    try {
+      socket.shutdownOutput()
+      listener.join(farewellMs)
+    } catch {
+      case _: IOException =>
+      case _: InterruptedException => Thread.currentThread().interrupt()
+    } finally socket.close()
   }
+
+  private val farewellMs = 10000L
 }
