@@ -54,7 +54,7 @@ impl Kernels {
     fn unload(&self) {
         for module in &self.modules {
             // SAFETY: by the caller, in whose context it was loaded.
-            told("unloading kernels", unsafe { result::module::unload(*module) });
+            warn_of("unloading kernels", unsafe { result::module::unload(*module) });
         }
     }
 }
@@ -85,7 +85,7 @@ fn driver_version() -> Result<i32> {
 }
 
 /// Says of a call at an end that it failed; nobody could do anything about it.
-fn told(doing: &str, done: std::result::Result<(), DriverError>) {
+fn warn_of(doing: &str, done: std::result::Result<(), DriverError>) {
     if let Err(e) = done {
         tracing::warn!("the GPU's driver, {doing}: {e}");
     }
@@ -260,6 +260,6 @@ impl Drop for Card {
         let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
         kernels.values().for_each(|kernels| kernels.unload());
         // SAFETY: it was retained in `open`.
-        told("leaving a card", unsafe { result::primary_ctx::release(self.device) });
+        warn_of("leaving a card", unsafe { result::primary_ctx::release(self.device) });
     }
 }

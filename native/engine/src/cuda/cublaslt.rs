@@ -6,8 +6,8 @@ use cudarc::cublaslt::result as lt;
 use cudarc::cublaslt::sys::{self, cublasLtMatmulDescAttributes_t as Describe};
 use cudarc::cublaslt::sys::{cublasLtMatmulPreferenceAttributes_t as Prefer, cudaDataType_t as Type};
 use firesteel_error::{Error, Kind, Result};
-use libloading::Library;
 
+use super::library::{Found, find};
 use super::product::{Columns, Product, Shape};
 use crate::precision::Precision;
 
@@ -37,12 +37,12 @@ unsafe impl Send for Products {}
 // SAFETY: as above.
 unsafe impl Sync for Products {}
 
-/// Where a library works.
+/// Where a library works: on a stream, with memory beside.
 #[derive(Clone, Copy)]
-pub(crate) struct Desk {
+pub(crate) struct Workspace {
     pub(crate) stream: *mut c_void,
     /// So many bytes of the device.
-    pub(crate) workspace: u64,
+    pub(crate) at: u64,
 }
 
 fn failed(doing: &str) -> impl FnOnce(lt::CublasError) -> Error + '_ {
@@ -55,26 +55,15 @@ impl Products {
     /// # Errors
     /// `Io` when a variable names one that is not there, or it cannot be used.
     pub(crate) fn open(precision: Precision) -> Result<Option<Products>> {
-        let named = std::env::var_os(VARIABLE);
-        if named.as_ref().is_some_and(|name| name == "off") {
-            return Ok(None);
-        }
-        if let Some(path) = &named {
-            // SAFETY: NVIDIA's library has no initialisers that depend on ours.
-            let library = unsafe { Library::new(path) };
-            let what = || format!("cannot load {VARIABLE} = {}", path.to_string_lossy());
-            let library = library.map_err(|e| Error::new(Kind::Io, format!("{}: {e}", what())))?;
-            // By its soname it is found from now on.
-            std::mem::forget(library);
-        }
-        // SAFETY: as above.
-        if !unsafe { sys::is_culib_present() } {
+        // SAFETY: it only looks.
+        let found = unsafe { find(VARIABLE, sys::is_culib_present) }?;
+        if found == Found::No {
             return Ok(None);
         }
         match lt::create_handle() {
             Ok(handle) => Ok(Some(Products { handle, precision })),
             // Nobody has asked for it.
-            Err(_) if named.is_none() => Ok(None),
+            Err(_) if found == Found::Yes => Ok(None),
             Err(e) => Err(failed("starting")(e)),
         }
     }
@@ -94,10 +83,15 @@ impl Products {
     ///
     /// # Safety
     /// The matrices are there until it has been done.
-    pub(crate) unsafe fn queue(&self, product: &Product, algorithm: &Algorithm, desk: Desk) -> Result<()> {
+    pub(crate) unsafe fn queue(
+        &self,
+        product: &Product,
+        algorithm: &Algorithm,
+        workspace: Workspace,
+    ) -> Result<()> {
         let call = Call::new(self.precision, &product.shape)?;
         // SAFETY: by the caller.
-        unsafe { call.queue(self.handle, product, algorithm, desk) }
+        unsafe { call.queue(self.handle, product, algorithm, workspace) }
     }
 }
 
@@ -221,7 +215,7 @@ impl Call {
         handle: sys::cublasLtHandle_t,
         product: &Product,
         algorithm: &Algorithm,
-        desk: Desk,
+        workspace: Workspace,
     ) -> Result<()> {
         if self.shape.bias {
             self.describe(Describe::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias)?;
@@ -244,9 +238,9 @@ impl Call {
                 product.to as *mut c_void,
                 to,
                 algorithm,
-                desk.workspace as *mut c_void,
+                workspace.at as *mut c_void,
                 WORKSPACE,
-                desk.stream.cast(),
+                workspace.stream.cast(),
             )
         };
         let Shape { m, n, k, .. } = self.shape;

@@ -5,10 +5,10 @@ use std::ffi::{c_int, c_void};
 use cudarc::cudnn::result as dnn;
 use cudarc::cudnn::sys;
 use firesteel_error::{Error, Kind, Result};
-use libloading::Library;
 
 use super::convolution::{Convolution, Pass, Sizes};
-use super::cublaslt::Desk;
+use super::cublaslt::Workspace;
+use super::library::{Found, find};
 use crate::precision::Precision;
 
 /// Names the library where the system finds none; `off` does without.
@@ -44,26 +44,15 @@ impl Convolutions {
     /// # Errors
     /// `Io` when a variable names one that is not there, or it cannot be used.
     pub(crate) fn open(precision: Precision, stream: *mut c_void) -> Result<Option<Convolutions>> {
-        let named = std::env::var_os(VARIABLE);
-        if named.as_ref().is_some_and(|name| name == "off") {
-            return Ok(None);
-        }
-        if let Some(path) = &named {
-            // SAFETY: NVIDIA's library has no initialisers that depend on ours.
-            let library = unsafe { Library::new(path) };
-            let what = || format!("cannot load {VARIABLE} = {}", path.to_string_lossy());
-            let library = library.map_err(|e| Error::new(Kind::Io, format!("{}: {e}", what())))?;
-            // By its soname it is found from now on.
-            std::mem::forget(library);
-        }
-        // SAFETY: as above.
-        if !unsafe { sys::is_culib_present() } {
+        // SAFETY: it only looks.
+        let found = unsafe { find(VARIABLE, sys::is_culib_present) }?;
+        if found == Found::No {
             return Ok(None);
         }
         let handle = match dnn::create_handle() {
             Ok(handle) => handle,
             // Nobody has asked for it.
-            Err(_) if named.is_none() => return Ok(None),
+            Err(_) if found == Found::Yes => return Ok(None),
             Err(e) => return Err(failed("starting")(e)),
         };
         let library = Convolutions { handle, precision };
@@ -129,14 +118,14 @@ impl Convolutions {
         &self,
         what: &Convolution,
         algorithm: Algorithm,
-        desk: Desk,
+        workspace: Workspace,
         room: usize,
     ) -> Result<()> {
         let call = Call::new(self.precision, &what.sizes)?;
         let (one, added) = (1.0f32, f32::from(u8::from(what.sizes.add)));
         let [one, added] = [&one, &added].map(|value| std::ptr::from_ref(value).cast::<c_void>());
         let read = |at: u64| at as *const c_void;
-        let beside = desk.workspace as *mut c_void;
+        let beside = workspace.at as *mut c_void;
         // SAFETY: by the caller; the descriptions are those of the parts.
         let queued = unsafe {
             match algorithm {

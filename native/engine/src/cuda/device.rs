@@ -120,23 +120,23 @@ pub(crate) trait Device: fmt::Debug + Send + Sync {
     /// As of [`Device::wait`].
     fn finish(&self) -> Result<()>;
 
-    /// What is queued on [`Stream::Compute`] from now on is kept, not done.
-    fn begin(&self) -> Result<()>;
+    /// What is queued on [`Stream::Compute`] from now on is captured, not done.
+    fn begin_capture(&self) -> Result<()>;
 
-    /// Ends that: what was kept, as one thing.
-    fn end(&self) -> Result<u64>;
+    /// Ends that: what was captured, as one thing.
+    fn end_capture(&self) -> Result<u64>;
 
-    /// Queues what was kept.
+    /// Queues what was captured.
     ///
     /// # Safety
-    /// [`Device::end`] gave it, and what it uses is there until it has been done.
-    unsafe fn replay(&self, kept: u64) -> Result<()>;
+    /// [`Device::end_capture`] gave it, and what it uses is there until it has been done.
+    unsafe fn replay(&self, captured: u64) -> Result<()>;
 
     /// Gives it back.
     ///
     /// # Safety
     /// It is not queued and not used any more.
-    unsafe fn drop_kept(&self, kept: u64);
+    unsafe fn drop_captured(&self, captured: u64);
 
     /// How many blocks run at a time, about.
     fn processors(&self) -> u32;

@@ -63,8 +63,8 @@ struct Queues {
     streams: [VecDeque<Op>; 3],
     /// How often each event was recorded, and up to which of these times all was done.
     events: HashMap<u64, [u64; 2]>,
-    kept: HashMap<u64, Vec<Op>>,
-    keeping: Option<Vec<Op>>,
+    captured: HashMap<u64, Vec<Op>>,
+    capturing: Option<Vec<Op>>,
     named: u64,
     drawn: u64,
     failed: Option<Error>,
@@ -142,8 +142,8 @@ impl Emulated {
 
     fn queue(&self, stream: Stream, op: Op) -> Result<()> {
         let mut queues = locked(&self.queues);
-        match (&mut queues.keeping, stream) {
-            (Some(kept), Stream::Compute) => kept.push(op),
+        match (&mut queues.capturing, stream) {
+            (Some(captured), Stream::Compute) => captured.push(op),
             _ => queues.streams[stream as usize].push_back(op),
         }
         Ok(())
@@ -304,29 +304,30 @@ impl Device for Emulated {
         self.work(|_| false)
     }
 
-    fn begin(&self) -> Result<()> {
-        locked(&self.queues).keeping = Some(Vec::new());
+    fn begin_capture(&self) -> Result<()> {
+        locked(&self.queues).capturing = Some(Vec::new());
         Ok(())
     }
 
-    fn end(&self) -> Result<u64> {
+    fn end_capture(&self) -> Result<u64> {
         let mut queues = locked(&self.queues);
         let name = queues.name();
-        let kept = queues.keeping.take().ok_or_else(|| Error::internal("nothing was kept"))?;
-        queues.kept.insert(name, kept);
+        let captured =
+            queues.capturing.take().ok_or_else(|| Error::internal("nothing was being captured"))?;
+        queues.captured.insert(name, captured);
         Ok(name)
     }
 
-    unsafe fn replay(&self, kept: u64) -> Result<()> {
+    unsafe fn replay(&self, captured: u64) -> Result<()> {
         let mut queues = locked(&self.queues);
-        let ops = queues.kept.get(&kept).cloned();
-        let ops = ops.ok_or_else(|| Error::internal("what was kept is gone"))?;
+        let ops = queues.captured.get(&captured).cloned();
+        let ops = ops.ok_or_else(|| Error::internal("what was captured is gone"))?;
         queues.streams[Stream::Compute as usize].extend(ops);
         Ok(())
     }
 
-    unsafe fn drop_kept(&self, kept: u64) {
-        locked(&self.queues).kept.remove(&kept);
+    unsafe fn drop_captured(&self, captured: u64) {
+        locked(&self.queues).captured.remove(&captured);
     }
 
     fn processors(&self) -> u32 {

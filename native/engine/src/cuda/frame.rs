@@ -10,7 +10,7 @@ use crate::pass::Place;
 pub(crate) const THREADS: u32 = 256;
 
 /// Places of a result, along each axis, that a block of a product makes.
-const TILE: u64 = 64;
+pub(crate) const TILE: u64 = 64;
 
 /// The fewest factors that a block adds up for one place.
 const SHARE: u64 = 64;
@@ -84,6 +84,19 @@ pub(crate) struct Touched {
     pub(crate) order: u64,
 }
 
+/// Starts a kernel with a thread a value, or as many blocks as the device takes.
+///
+/// # Safety
+/// As of [`Device::launch`].
+pub(crate) unsafe fn each(device: &dyn Device, kernel: &'static str, len: u64, args: &[Arg]) -> Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let blocks = len.div_ceil(u64::from(THREADS)).min(u64::from(device.blocks())) as u32;
+    // SAFETY: by the caller.
+    unsafe { device.launch(&Call { kernel, blocks, threads: THREADS, args }) }
+}
+
 impl Frame<'_> {
     pub(crate) fn address(&self, at: At) -> u64 {
         let of = |base: u64, values: u64| base + 4 * values;
@@ -111,10 +124,8 @@ impl Frame<'_> {
 
     /// One with a thread a value.
     pub(crate) fn each(&self, kernel: &'static str, len: u64, args: &[Arg]) -> Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
-        self.launch(kernel, len.div_ceil(u64::from(THREADS)), args)
+        // SAFETY: as of `launch`.
+        unsafe { each(self.device, kernel, len, args) }
     }
 
     /// One that multiplies: so many groups of (m, k) by (k, n). Where there are fewer tiles than multiprocessors, several blocks

@@ -42,12 +42,18 @@ impl Memory {
     /// Reads values, when all that was queued has been done.
     pub(crate) fn get<T: bytemuck::Pod>(&self, len: usize) -> Result<Vec<T>> {
         let mut pinned = Pinned::<T>::new(&self.device, len)?;
-        self.check(len * size_of::<T>())?;
-        self.device.finish()?;
-        // SAFETY: as in `set`.
-        unsafe { self.device.fetch(Stream::Out, pinned.at_mut(), self.at, len * size_of::<T>()) }?;
-        self.device.finish()?;
+        self.get_into(&mut pinned)?;
         Ok(pinned.to_vec())
+    }
+
+    /// The same into memory that the device writes by itself.
+    pub(crate) fn get_into<T: bytemuck::Pod>(&self, to: &mut Pinned<T>) -> Result<()> {
+        let bytes = size_of_val::<[T]>(to);
+        self.check(bytes)?;
+        self.device.finish()?;
+        // SAFETY: so much was allocated, and `finish` comes before anybody reads.
+        unsafe { self.device.fetch(Stream::Out, to.at_mut(), self.at, bytes) }?;
+        self.device.finish()
     }
 
     fn check(&self, bytes: usize) -> Result<()> {
@@ -155,34 +161,34 @@ impl Drop for Event {
     }
 }
 
-/// Launches that were kept.
+/// Launches that were captured.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Captured {
     device: Arc<dyn Device>,
-    kept: u64,
+    captured: u64,
 }
 
-impl Kept {
+impl Captured {
     /// Keeps what `launch` queues on [`Stream::Compute`].
-    pub(crate) fn new(device: &Arc<dyn Device>, launch: impl FnOnce() -> Result<()>) -> Result<Kept> {
-        device.begin()?;
+    pub(crate) fn new(device: &Arc<dyn Device>, launch: impl FnOnce() -> Result<()>) -> Result<Captured> {
+        device.begin_capture()?;
         let launched = launch();
-        let kept = device.end().map(|kept| Kept { device: device.clone(), kept });
-        launched.and(kept)
+        let captured = device.end_capture().map(|captured| Captured { device: device.clone(), captured });
+        launched.and(captured)
     }
 
     /// # Safety
     /// What the launches use is there until they have been done.
     pub(crate) unsafe fn replay(&self) -> Result<()> {
         // SAFETY: by the caller.
-        unsafe { self.device.replay(self.kept) }
+        unsafe { self.device.replay(self.captured) }
     }
 }
 
-impl Drop for Kept {
+impl Drop for Captured {
     fn drop(&mut self) {
         _ = self.device.finish();
         // SAFETY: nothing is queued.
-        unsafe { self.device.drop_kept(self.kept) };
+        unsafe { self.device.drop_captured(self.captured) };
     }
 }

@@ -31,7 +31,7 @@ impl Mirror {
         let device = DeviceReplica::new(gpu.device(precision)?, graph, rows, (loss, precision, seed))?;
         let len = device.graph().len();
         let mut weights = Pinned::new(device.device(), len)?;
-        weights.copy_from_slice(&device.weights()?);
+        device.weights(&mut weights)?;
         let (gradient, buffers) = (Pinned::new(device.device(), len)?, device.statistics()?);
         Ok(Mirror { name: gpu.name().to_owned(), device, weights, gradient, buffers, changed: [false; 2] })
     }
@@ -108,7 +108,7 @@ impl Mirror {
     pub(crate) fn settle(&mut self) -> Result<Vec<Done>> {
         let done = self.device.settle()?;
         if self.device.moments().is_some() && !self.changed[0] {
-            self.weights.copy_from_slice(&self.device.weights()?);
+            self.device.weights(&mut self.weights)?;
         }
         if !self.buffers.is_empty() && !self.changed[1] {
             self.buffers = self.device.statistics()?;

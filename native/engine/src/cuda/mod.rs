@@ -7,7 +7,7 @@
 //! | `card` | a GPU, by NVIDIA's driver |
 //! | `device` | what a plan needs of a device |
 //! | `product`, `convolution` | what libraries take |
-//! | `cublaslt`, `cudnn` | NVIDIA's libraries |
+//! | `library`, `cublaslt`, `cudnn` | NVIDIA's libraries |
 //! | `tune` | which of several ways to a result is taken |
 //! | `lower`, `frame` | a network as launches; where everything is while they are made |
 //! | `memory`, `moments` | memory of a device, events, kept launches; an optimizer on one |
@@ -29,6 +29,7 @@ mod device;
 mod emulated;
 mod frame;
 mod gpu;
+mod library;
 mod lower;
 mod memory;
 mod mirror;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use firesteel_error::{Error, Result};
 
 use super::device::Device;
-use super::frame::THREADS;
+use super::frame::each;
 use super::memory::Memory;
-use super::source::{Arg, Call};
+use super::source::Arg;
 use crate::optim::{Adam, Bias, Optimizer};
 
 /// Numbers of an update that change from step to step.
@@ -88,9 +88,6 @@ impl DeviceMoments {
     /// Queues the update of a part; `weights`, `gradient`, what [`DeviceMoments::now`] gave and the state of f16's scale are on
     /// the device.
     pub(crate) fn update(&self, part: Part, [weights, gradient, now, overflow]: [u64; 4]) -> Result<()> {
-        if part.len == 0 {
-            return Ok(());
-        }
         let place = |base: u64| Arg::Pointer(base + 4 * part.start as u64);
         let mut args = vec![place(weights), place(gradient)];
         args.extend(self.slots.iter().map(|slot| place(slot.address())));
@@ -104,8 +101,7 @@ impl DeviceMoments {
             }
             Optimizer::Adam { .. } | Optimizer::AdamW { .. } => "adam",
         };
-        let blocks = (part.len as u64).div_ceil(THREADS.into()).min(self.device.blocks().into()) as u32;
         // SAFETY: the vectors are as long as the part reaches, and the rows listed are rows of the table.
-        unsafe { self.device.launch(&Call { kernel, blocks, threads: THREADS, args: &args }) }
+        unsafe { each(self.device.as_ref(), kernel, part.len as u64, &args) }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::ffi::{CString, c_int};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::nvrtc::{result as nvrtc, sys};
 use firesteel_error::{Error, Kind, Result};
-use libloading::Library;
 use sha2::{Digest, Sha256};
 
+use super::library::{Found, find};
 use super::source::Source;
 use crate::precision::Precision;
 
@@ -23,24 +24,17 @@ const CACHE: &str = "FIRESTEEL_CACHE";
 /// # Errors
 /// `Io` when there is none, saying what was looked for.
 pub(crate) fn load() -> Result<()> {
-    if let Some(path) = std::env::var_os(VARIABLE) {
-        // SAFETY: NVIDIA's library has no initialisers that depend on ours.
-        let library = unsafe { Library::new(&path) };
-        let library = library.map_err(|e| {
-            let what = format!("cannot load {VARIABLE} = {}: {e}", path.display());
-            Error::new(Kind::Io, what)
-        })?;
-        // By its soname it is found from now on.
-        std::mem::forget(library);
+    static LOADED: OnceLock<()> = OnceLock::new();
+    if LOADED.get().is_some() {
+        return Ok(());
     }
-    // SAFETY: as above.
-    match unsafe { sys::is_culib_present() } {
-        true => Ok(()),
-        false => Err(Error::new(
-            Kind::Io,
-            format!("NVRTC is not there: looked for libnvrtc.so on the library path; {VARIABLE} may name it"),
-        )),
+    // SAFETY: it only looks.
+    if unsafe { find(VARIABLE, sys::is_culib_present) }? == Found::No {
+        let what = "NVRTC is not there: looked for libnvrtc.so on the library path";
+        return Err(Error::new(Kind::Io, format!("{what}; {VARIABLE} may name it")));
     }
+    _ = LOADED.set(());
+    Ok(())
 }
 
 /// Kernels that a driver loads: machine code, or PTX that ends with a zero.
@@ -83,7 +77,9 @@ pub(crate) fn image(
     hash.update(source.text(precision));
     let name: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let file = folder.join(name);
-    if let Ok(bytes) = std::fs::read(&file) {
+    if let Ok(mut bytes) = std::fs::read(&file) {
+        // The driver reads PTX up to a zero, and a file may have lost its own.
+        bytes.push(0);
         return Ok(Image { bytes, kept: Some(file) });
     }
     let bytes = compile(source, precision, &architecture)?;

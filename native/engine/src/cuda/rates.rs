@@ -7,20 +7,17 @@ use firesteel_error::Result;
 use pulp::bytemuck;
 
 use super::device::Device;
-use super::frame::THREADS;
+use super::frame::{THREADS, TILE, each};
 use super::gpu::Gpu;
 use super::memory::Memory;
 use super::moments::{DeviceMoments, NOW, Part};
 use super::product::{Product, Shape};
-use super::source::{Arg, Call, Work};
+use super::source::{Arg, Work};
 use crate::optim::Optimizer;
 use crate::precision::Precision;
 
 /// The width of an embedding's rows.
 const DIMS: usize = 64;
-
-/// Places of a product, along each axis, that a block makes.
-const TILE: usize = 64;
 
 /// How long a kernel took, and what it did.
 #[derive(Clone, Copy, Debug)]
@@ -97,12 +94,10 @@ impl Bench {
         Ok(KernelRate { kernel, bytes: bytes as f64, operations: operations as f64, seconds })
     }
 
-    /// Starts a kernel with a thread a value, or as many blocks as the device takes.
     fn each(&self, kernel: &'static str, len: usize, args: &[Arg]) -> Result<()> {
-        let blocks = len.div_ceil(THREADS as usize).min(self.device.blocks() as usize) as u32;
         // SAFETY: the callers pass what the kernel takes, and there is room for what it reads and writes until `measure` has
         // waited for it.
-        unsafe { self.device.launch(&Call { kernel, blocks, threads: THREADS, args }) }
+        unsafe { each(self.device.as_ref(), kernel, len as u64, args) }
     }
 
     fn copy(&self) -> Result<KernelRate> {
@@ -172,7 +167,7 @@ impl Bench {
         let [a, b, to] = [0, 1, 2].map(|nth: usize| memory[nth].address());
         let (s, none, off) = (side as u64, Arg::Pointer(0), Arg::U32(0));
         let work = Work { groups: 1, m: s, k: s, n: side as u32, splits: 1, parts: 0, arrived: 0 };
-        let tiles = side.div_ceil(TILE).pow(2);
+        let tiles = side.div_ceil(TILE as usize).pow(2);
         let ours = |to: u64| {
             let [a, b, to] = [a, b, to].map(Arg::Pointer);
             let args = [a, b, Arg::Matrices([s, 1, s, 1]), to, none, off, off, Arg::Work(work)];

@@ -80,6 +80,8 @@ struct Room {
     arena: Memory,
     slots: [Slot; 2],
     next: usize,
+    /// What inference answers, on its way.
+    answers: Pinned<u8>,
 }
 
 impl DeviceReplica {
@@ -145,8 +147,10 @@ impl DeviceReplica {
         &self.device
     }
 
-    pub(crate) fn weights(&self) -> Result<Vec<f32>> {
-        self.weights.get(self.graph.len())
+    /// Reads all weights.
+    pub(crate) fn weights(&self, to: &mut Pinned<f32>) -> Result<()> {
+        check_length("weights", to.len(), self.graph.len())?;
+        self.weights.get_into(to)
     }
 
     pub(crate) fn set_weights(&self, weights: &[f32]) -> Result<()> {
@@ -178,7 +182,7 @@ impl DeviceReplica {
         self.early = self.settle()?.into();
         if let Some(room) = &mut self.room {
             // They name another state, or none.
-            room.slots.iter_mut().for_each(|slot| slot.kept.clear());
+            room.slots.iter_mut().for_each(|slot| slot.captured.clear());
         }
         let moments = DeviceMoments::new(&self.device, optimizer, self.graph.len());
         let rows = self.room.as_ref().map_or(0, |room| room.rows);
@@ -230,6 +234,10 @@ impl DeviceReplica {
             arena: Memory::new(device, product(self.lowered.arena, rows.next_multiple_of(8))?)?,
             slots: [Slot::new(device, layout.clone())?, Slot::new(device, layout)?],
             next: 0,
+            answers: Pinned::new(
+                device,
+                product(product(rows, graph.output_len())?, self.precision.bytes())?,
+            )?,
         })
     }
 
@@ -325,7 +333,7 @@ impl DeviceReplica {
         if weight > 0.0 {
             phases.push(Phase::Update);
         }
-        self.play(nth, rows, (weight > 0.0).then_some(0), &phases)?;
+        self.run_or_replay(nth, rows, (weight > 0.0).then_some(0), &phases)?;
         self.send_totals(nth, rows)?;
         self.slot(nth)?.step = Some(step);
         Ok(done)
@@ -381,18 +389,18 @@ impl DeviceReplica {
         sink: &mut dyn Sink,
     ) -> Result<Totals> {
         let rows = self.load(nth, step, batch, [0.0; NOW])?;
-        self.play(nth, rows, Some(0), &[Phase::Forward])?;
+        self.run_or_replay(nth, rows, Some(0), &[Phase::Forward])?;
         // An overflow anywhere is one of the whole: nothing goes out before it is known.
         let late = self.precision == Precision::F16;
         if late {
             let whole = Phase::Backward(0..self.lowered.backward.len());
-            self.play(nth, rows, Some(1), &[whole, Phase::Unscale])?;
+            self.run_or_replay(nth, rows, Some(1), &[whole, Phase::Unscale])?;
         }
         self.send_totals(nth, rows)?;
         for place in 0..self.pieces.len() {
             if !late {
                 let launches = self.pieces[place].launches.clone();
-                self.play(nth, rows, Some(1 + place), &[Phase::Backward(launches)])?;
+                self.run_or_replay(nth, rows, Some(1 + place), &[Phase::Backward(launches)])?;
             }
             self.fetch_piece(place, gradient)?;
         }
@@ -429,7 +437,7 @@ impl DeviceReplica {
             let range = first..(first + most).min(rows);
             let piece: Vec<Values> = inputs.iter().map(|input| self.rows_of(*input, rows, &range)).collect();
             let to = &mut output[range.start * outputs..range.end * outputs];
-            self.ask(range.len(), &piece, to)?;
+            self.infer(range.len(), &piece, to)?;
         }
         Ok(())
     }
@@ -445,7 +453,7 @@ impl DeviceReplica {
     }
 
     /// The outputs of so many rows, for which there is room.
-    fn ask(&mut self, rows: usize, inputs: &[Values], output: &mut [f32]) -> Result<()> {
+    fn infer(&mut self, rows: usize, inputs: &[Values], output: &mut [f32]) -> Result<()> {
         let (device, outputs) = (self.device.clone(), output.len());
         // Steps that are queued keep their slots.
         device.finish()?;
@@ -456,15 +464,15 @@ impl DeviceReplica {
         let slot = &self.room()?.slots[nth];
         let addresses = slot.layout.inputs(slot.memory.address());
         let frame = self.frame(rows, &addresses, None)?;
-        self.round(&frame)?;
+        self.round_weights(&frame)?;
         run(&self.lowered.forward, &frame)?;
         let bytes = outputs * self.precision.bytes();
-        let mut pinned = Pinned::<u8>::new(&self.device, bytes)?;
         let from = frame.address(self.lowered.output);
-        // SAFETY: the output has so many values, and `finish` comes before anybody reads.
-        unsafe { self.device.fetch(Stream::Compute, pinned.at_mut(), from, bytes) }?;
-        self.device.finish()?;
-        widen(self.precision, &pinned, output);
+        let Some(room) = &mut self.room else { return Ok(()) };
+        // SAFETY: there is room for the rows, and `finish` comes before anybody reads.
+        unsafe { device.fetch(Stream::Compute, room.answers.at_mut(), from, bytes) }?;
+        device.finish()?;
+        widen(self.precision, &room.answers[..bytes], output);
         Ok(())
     }
 

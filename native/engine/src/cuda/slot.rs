@@ -11,7 +11,7 @@ use pulp::bytemuck;
 
 use super::device::{Device, Stream};
 use super::frame::{Step, Touched};
-use super::memory::{Event, Kept, Memory, Pinned};
+use super::memory::{Captured, Event, Memory, Pinned};
 use super::moments::NOW;
 use crate::batch::{Batch, Targets, Values};
 use crate::memory::product;
@@ -150,11 +150,12 @@ pub(crate) struct Slot {
     /// Whether such a one has been computed.
     pub(crate) warm: bool,
     /// The launches of such a one.
-    pub(crate) kept: Vec<Option<Kept>>,
+    pub(crate) captured: Vec<Option<Captured>>,
     /// The rows of each table that the batch reads, sorted.
     pub(crate) touched: Vec<Vec<u32>>,
-    /// Used again.
+    /// Used again: how often each index comes, and where the samples of each begin.
     counts: Vec<u32>,
+    begins: Vec<u32>,
 }
 
 impl Slot {
@@ -168,9 +169,10 @@ impl Slot {
             step: None,
             full: false,
             warm: false,
-            kept: Vec::new(),
+            captured: Vec::new(),
             touched: vec![Vec::new(); layout.tables.len()],
             counts: Vec::new(),
+            begins: Vec::new(),
             layout,
         })
     }
@@ -270,7 +272,8 @@ impl Slot {
             let sorted = part::<u32>(&mut self.pinned, order, indices.len());
             sort(indices, entries, sorted, &mut self.counts);
             touched.clear();
-            let mut begins = Vec::with_capacity(indices.len() + 1);
+            let begins = &mut self.begins;
+            begins.clear();
             for (place, sample) in sorted.iter().enumerate() {
                 let row = indices[*sample as usize];
                 if touched.last() != Some(&row) {
@@ -279,7 +282,7 @@ impl Slot {
                 }
             }
             begins.push(indices.len() as u32);
-            part::<u32>(&mut self.pinned, starts, begins.len()).copy_from_slice(&begins);
+            part::<u32>(&mut self.pinned, starts, begins.len()).copy_from_slice(begins);
             part::<u32>(&mut self.pinned, rows, touched.len()).copy_from_slice(touched);
         }
         Ok(())

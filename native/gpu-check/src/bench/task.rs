@@ -1,7 +1,6 @@
 //! What is trained: the presets, wide layers and images.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,6 +8,7 @@ use firesteel_engine::{Batch, Gpu, Loss, Mode, Optimizer, PlanConfig, Precision,
 use firesteel_error::{Error, Kind, Result};
 use firesteel_model::{Graph, Input, InputKind, Network, Source};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::work::networks::Random;
 
@@ -211,9 +211,10 @@ impl Trainer {
         Ok(begin.elapsed().as_secs_f64() / steps as f64)
     }
 
-    /// The network, its first weights and the batches as a peer reads them: JSON, and beside it words.
-    pub(super) fn share(&self) -> Result<Shared> {
-        let shared = Shared::new()?;
+    /// The network, its first weights and the batches in a folder, as a peer reads them: JSON, and beside it words.
+    pub(super) fn share(&self) -> Result<TempDir> {
+        let io = |e| Error::new(Kind::Io, "cannot write what PyTorch reads").with_source(e);
+        let folder = tempfile::tempdir().map_err(io)?;
         let mut words: Vec<u8> = Vec::new();
         let floats = |words: &mut Vec<u8>, values: &[f32]| {
             let at = words.len();
@@ -259,36 +260,8 @@ impl Trainer {
             "nodes": nodes, "inputs": inputs, "classes": classes, "rows": self.rows, "batches": BATCHES,
             "rate": RATE, "momentum": MOMENTUM,
         });
-        shared.write("words", &words)?;
-        shared.write("json", all.to_string().as_bytes())?;
-        Ok(shared)
-    }
-}
-
-/// Two files that are gone when it is dropped.
-pub(super) struct Shared(PathBuf);
-
-impl Shared {
-    fn new() -> Result<Shared> {
-        let folder = std::env::temp_dir().join(format!("gpu-check-{}", std::process::id()));
-        let io = |e| Error::new(Kind::Io, format!("cannot make {}", folder.display())).with_source(e);
-        std::fs::create_dir_all(&folder).map_err(io)?;
-        Ok(Shared(folder))
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.0.join(name);
-        let io = |e| Error::new(Kind::Io, format!("cannot write {}", path.display())).with_source(e);
-        std::fs::write(&path, bytes).map_err(io)
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        _ = std::fs::remove_dir_all(&self.0);
+        std::fs::write(folder.path().join("words"), &words).map_err(io)?;
+        std::fs::write(folder.path().join("json"), all.to_string()).map_err(io)?;
+        Ok(folder)
     }
 }

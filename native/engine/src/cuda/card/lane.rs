@@ -13,12 +13,12 @@ use cudarc::driver::sys;
 use firesteel_error::{Error, Kind, Result};
 use pulp::bytemuck;
 
-use super::{Card, Kernels, driver, told};
+use super::{Card, Kernels, driver, warn_of};
 use crate::cuda::convolution::{Convolution, Pass};
-use crate::cuda::cublaslt::{Desk, Products, WORKSPACE};
+use crate::cuda::cublaslt::{Products, WORKSPACE, Workspace};
 use crate::cuda::cudnn::{self, Convolutions};
 use crate::cuda::device::{Device, Stream};
-use crate::cuda::frame::THREADS;
+use crate::cuda::frame::each;
 use crate::cuda::product::Product;
 use crate::cuda::replica::widen;
 use crate::cuda::source::{Arg, Call, place};
@@ -40,8 +40,8 @@ pub(super) struct Lane {
     convolutions: Option<Mutex<Convolutions>>,
     /// For the libraries.
     workspace: u64,
-    /// Whether work is kept.
-    keeping: AtomicBool,
+    /// Whether work is captured.
+    capturing: AtomicBool,
     /// The last, whose context the libraries need to the end.
     card: Arc<Card>,
 }
@@ -70,7 +70,7 @@ impl Lane {
             products: Products::open(precision)?,
             convolutions: None,
             workspace: 0,
-            keeping: AtomicBool::new(false),
+            capturing: AtomicBool::new(false),
             card: card.clone(),
         };
         for stream in &mut lane.streams {
@@ -130,7 +130,7 @@ impl Lane {
         finished.and(chosen)
     }
 
-    /// What was chosen for a shape; `choose` chooses, where work is not kept. Nothing can be timed then, and a step is kept after
+    /// What was chosen for a shape; `choose` chooses, where work is not captured. Nothing can be timed then, and a step is captured after
     /// it has run.
     fn chosen<K: Copy + Eq + Hash, A: Copy>(
         &self,
@@ -143,7 +143,7 @@ impl Lane {
         if let Some(chosen) = before {
             return Ok(chosen);
         }
-        if self.keeping.load(Ordering::Relaxed) {
+        if self.capturing.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let chosen = choose()?;
@@ -151,8 +151,8 @@ impl Lane {
         Ok(chosen)
     }
 
-    fn desk(&self) -> Desk {
-        Desk { stream: self.stream(Stream::Compute).cast(), workspace: self.workspace }
+    fn workspace(&self) -> Workspace {
+        Workspace { stream: self.stream(Stream::Compute).cast(), at: self.workspace }
     }
 
     /// Queues a convolution by cuDNN, with what its sums become.
@@ -165,17 +165,14 @@ impl Lane {
         what: &Convolution,
         algorithm: cudnn::Algorithm,
     ) -> Result<()> {
-        let (sizes, desk) = (&what.sizes, self.desk());
+        let (sizes, workspace) = (&what.sizes, self.workspace());
         let len = sizes.written();
         let small = self.precision.bytes() < 4 && sizes.pass == Pass::Weights;
         let made = if small { what.with(self.workspace + BESIDE as u64) } else { *what };
         // SAFETY: by the caller; the workspace has room for both.
-        unsafe { library.queue(&made, algorithm, desk, BESIDE) }?;
-        let each = |kernel, args: &[Arg]| {
-            let blocks = len.div_ceil(u64::from(THREADS)).min(u64::from(self.blocks())) as u32;
-            // SAFETY: by the caller, so many values are there.
-            unsafe { self.launch(&Call { kernel, blocks, threads: THREADS, args }) }
-        };
+        unsafe { library.queue(&made, algorithm, workspace, BESIDE) }?;
+        // SAFETY: by the caller, so many values are there.
+        let each = |kernel, args: &[Arg]| unsafe { each(self, kernel, len, args) };
         if small {
             return each("widen", &[Arg::Pointer(made.to()), Arg::Pointer(what.to()), Arg::U64(len)]);
         }
@@ -207,7 +204,7 @@ impl Drop for Lane {
         }
         for stream in self.streams.iter().filter(|stream| !stream.is_null()) {
             // SAFETY: it was made in `device` and nobody uses it any more.
-            told("destroying a stream", unsafe { result::stream::destroy(*stream) });
+            warn_of("destroying a stream", unsafe { result::stream::destroy(*stream) });
         }
     }
 }
@@ -231,7 +228,7 @@ impl Device for Lane {
             .and_then(|()| unsafe { result::stream::synchronize(stream) });
         cleared.map_err(|e| {
             // SAFETY: nobody else knows of it.
-            told("freeing memory", unsafe { result::free_sync(at) });
+            warn_of("freeing memory", unsafe { result::free_sync(at) });
             driver("clearing memory")(e)
         })?;
         Ok(at)
@@ -240,7 +237,7 @@ impl Device for Lane {
     unsafe fn free(&self, at: u64, _: usize) {
         if self.card.is_entered() {
             // SAFETY: by the caller. What fails here has failed before, and was told there.
-            told("freeing memory", unsafe { result::free_sync(at) });
+            warn_of("freeing memory", unsafe { result::free_sync(at) });
         }
     }
 
@@ -261,7 +258,7 @@ impl Device for Lane {
     unsafe fn unpin(&self, at: *mut u8, _: usize) {
         if self.card.is_entered() {
             // SAFETY: by the caller.
-            told("freeing pinned memory", unsafe { result::free_host(at.cast()) });
+            warn_of("freeing pinned memory", unsafe { result::free_host(at.cast()) });
         }
     }
 
@@ -318,20 +315,20 @@ impl Device for Lane {
     unsafe fn multiply(&self, product: &Product, ours: &dyn Fn(u64) -> Result<()>) -> Result<()> {
         let Some(products) = &self.products else { return ours(product.to) };
         self.card.enter()?;
-        let (shape, desk) = (&product.shape, self.desk());
+        let (shape, workspace) = (&product.shape, self.workspace());
         let chosen = self.chosen(&self.kernels.chosen.products, shape, || {
             // A library that knows of none for a shape is not asked again.
             let others = products.algorithms(shape).unwrap_or_default();
             let len = crate::memory::product(shape.m as usize, shape.n as usize)?;
             self.try_out(len, [shape.wide, shape.add], ours, &others, &|one, to| {
                 // SAFETY: by the caller; there is as much room as for the result.
-                unsafe { products.queue(&Product { to, ..*product }, &one, desk) }
+                unsafe { products.queue(&Product { to, ..*product }, &one, workspace) }
             })
         })?;
         match chosen {
             None => ours(product.to),
             // SAFETY: by the caller.
-            Some(algorithm) => unsafe { products.queue(product, &algorithm, desk) },
+            Some(algorithm) => unsafe { products.queue(product, &algorithm, workspace) },
         }
     }
 
@@ -367,7 +364,7 @@ impl Device for Lane {
     unsafe fn drop_event(&self, event: u64) {
         if self.card.is_entered() {
             // SAFETY: by the caller.
-            told("destroying an event", unsafe { result::event::destroy(event as sys::CUevent) });
+            warn_of("destroying an event", unsafe { result::event::destroy(event as sys::CUevent) });
         }
     }
 
@@ -401,46 +398,48 @@ impl Device for Lane {
         Ok(())
     }
 
-    fn begin(&self) -> Result<()> {
+    fn begin_capture(&self) -> Result<()> {
         self.card.enter()?;
         // Other workers of this process allocate as they like.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is there.
         let begun = unsafe { result::stream::begin_capture(self.stream(Stream::Compute), mode) };
         begun.map_err(driver("capturing a step"))?;
-        self.keeping.store(true, Ordering::Relaxed);
+        self.capturing.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    fn end(&self) -> Result<u64> {
-        self.keeping.store(false, Ordering::Relaxed);
+    fn end_capture(&self) -> Result<u64> {
+        self.capturing.store(false, Ordering::Relaxed);
         self.card.enter()?;
         // SAFETY: `begin` has begun it.
         let graph = unsafe { result::stream::end_capture(self.stream(Stream::Compute)) };
         let graph = graph.map_err(driver("capturing a step"))?;
-        let mut kept = std::ptr::null_mut();
+        let mut captured = std::ptr::null_mut();
         // SAFETY: the graph was captured just now, and is not used after this.
         let made = unsafe {
-            let made = sys::cuGraphInstantiateWithFlags(&raw mut kept, graph, 0).result();
-            told("destroying a graph", result::graph::destroy(graph));
+            let made = sys::cuGraphInstantiateWithFlags(&raw mut captured, graph, 0).result();
+            warn_of("destroying a graph", result::graph::destroy(graph));
             made
         };
         made.map_err(driver("making a graph"))?;
-        Ok(kept as u64)
+        Ok(captured as u64)
     }
 
-    unsafe fn replay(&self, kept: u64) -> Result<()> {
+    unsafe fn replay(&self, captured: u64) -> Result<()> {
         self.card.enter()?;
         // SAFETY: by the caller.
         let launched =
-            unsafe { result::graph::launch(kept as sys::CUgraphExec, self.stream(Stream::Compute)) };
+            unsafe { result::graph::launch(captured as sys::CUgraphExec, self.stream(Stream::Compute)) };
         launched.map_err(driver("starting a step"))
     }
 
-    unsafe fn drop_kept(&self, kept: u64) {
+    unsafe fn drop_captured(&self, captured: u64) {
         if self.card.is_entered() {
             // SAFETY: by the caller.
-            told("destroying a graph", unsafe { result::graph::exec_destroy(kept as sys::CUgraphExec) });
+            warn_of("destroying a graph", unsafe {
+                result::graph::exec_destroy(captured as sys::CUgraphExec)
+            });
         }
     }
 

@@ -40,25 +40,29 @@ __device__ __forceinline__ void windows(const Window& w, int axis, int place, in
   *end = from / w.stride[axis] + 1 < out ? from / w.stride[axis] + 1 : out;
 }
 
-// A thread a place of the source: windows overlap, and each place adds up its own in one order.
-extern "C" __global__ void max_pool_backward(const real* gradient, const u32* chosen, real* to, u64 planes, int height,
-                                             int width, int out_height, int out_width, Window w, u32 add) {
+// `to` becomes, or has added, what `value(result, place)` gives of each window that has a place of a plane. A thread a place: windows
+// overlap, and each place adds up its own in one order.
+template <class V>
+__device__ __forceinline__ void from_windows(real* to, u64 planes, int height, int width, int out_height, int out_width,
+                                             const Window& w, u32 add, V value) {
   const u32 across = u32(width), down = u32(height);
   each(planes * down * across, [=](auto i) {
     const u64 plane = i / (down * across);
     const int y = int(i / across % down), z = int(i % across);
-    float sum = 0.0f;
     int top, bottom, left, right;
     windows(w, 0, y, out_height, &top, &bottom);
     windows(w, 1, z, out_width, &left, &right);
-    for (int a = top; a < bottom; ++a) {
-      for (int b = left; b < right; ++b) {
-        const u64 at = (plane * out_height + a) * out_width + b;
-        if (chosen[at] == u32(y * width + z)) sum += float(gradient[at]);
-      }
-    }
+    float sum = 0.0f;
+    for (int a = top; a < bottom; ++a)
+      for (int b = left; b < right; ++b) sum += value((plane * out_height + a) * out_width + b, u32(y * width + z));
     to[i] = add ? float(to[i]) + sum : sum;
   });
+}
+
+extern "C" __global__ void max_pool_backward(const real* gradient, const u32* chosen, real* to, u64 planes, int height,
+                                             int width, int out_height, int out_width, Window w, u32 add) {
+  from_windows(to, planes, height, width, out_height, out_width, w, add,
+               [=](u64 result, u32 place) { return chosen[result] == place ? float(gradient[result]) : 0.0f; });
 }
 
 // The mean over a window, what is outside counted as 0.
@@ -81,19 +85,6 @@ extern "C" __global__ void avg_pool(const real* from, real* to, u64 planes, int 
 extern "C" __global__ void avg_pool_backward(const real* gradient, real* to, u64 planes, int height, int width, int out_height,
                                              int out_width, Window w, u32 add) {
   const float scale = 1.0f / float(w.kernel[0] * w.kernel[1]);
-  const u32 across = u32(width), down = u32(height);
-  each(planes * down * across, [=](auto i) {
-    const u64 plane = i / (down * across);
-    const int y = int(i / across % down), z = int(i % across);
-    float sum = 0.0f;
-    int top, bottom, left, right;
-    windows(w, 0, y, out_height, &top, &bottom);
-    windows(w, 1, z, out_width, &left, &right);
-    for (int a = top; a < bottom; ++a) {
-      for (int b = left; b < right; ++b) {
-        sum += float(gradient[(plane * out_height + a) * out_width + b]) * scale;
-      }
-    }
-    to[i] = add ? float(to[i]) + sum : sum;
-  });
+  from_windows(to, planes, height, width, out_height, out_width, w, add,
+               [=](u64 result, u32) { return float(gradient[result]) * scale; });
 }

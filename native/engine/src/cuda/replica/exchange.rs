@@ -10,10 +10,10 @@ use half::{bf16, f16};
 
 use super::DeviceReplica;
 use crate::cuda::device::{Device, Stream};
-use crate::cuda::frame::THREADS;
+use crate::cuda::frame::each;
 use crate::cuda::lower::Lowered;
 use crate::cuda::memory::{Event, Memory, Pinned};
-use crate::cuda::source::{Arg, Call};
+use crate::cuda::source::Arg;
 use crate::memory::product;
 use crate::precision::GradientCopy;
 
@@ -76,7 +76,8 @@ impl DeviceReplica {
                 let at = narrow.address() + 2 * start as u64;
                 let half = u32::from(*copy == GradientCopy::F16);
                 let args = [Arg::Pointer(from), Arg::Pointer(at), Arg::U64(len as u64), Arg::U32(half)];
-                each(self.device.as_ref(), "narrow", len as u64, &args)?;
+                // SAFETY: both sides have the piece.
+                unsafe { each(self.device.as_ref(), "narrow", len as u64, &args) }?;
                 // SAFETY: as above.
                 (at, unsafe { pinned.at_mut().add(2 * start) }, 2)
             }
@@ -175,17 +176,8 @@ fn move_rows(
     table: &Table,
 ) -> Result<()> {
     let sizes = [Arg::U64(len as u64), Arg::U32(table.dims as u32)];
-    each(device, kernel, len as u64, &[&places.map(Arg::Pointer)[..], &sizes].concat())
-}
-
-/// Starts a kernel with a thread a value.
-fn each(device: &dyn Device, kernel: &'static str, len: u64, args: &[Arg]) -> Result<()> {
-    if len == 0 {
-        return Ok(());
-    }
-    let blocks = len.div_ceil(u64::from(THREADS)).min(u64::from(device.blocks())) as u32;
-    // SAFETY: the caller passes what the kernel takes, and there is room for what it reads and writes.
-    unsafe { device.launch(&Call { kernel, blocks, threads: THREADS, args }) }
+    // SAFETY: the rows are the table's, and the list has room for them.
+    unsafe { each(device, kernel, len as u64, &[&places.map(Arg::Pointer)[..], &sizes].concat()) }
 }
 
 /// The pieces that the gradient goes out in.

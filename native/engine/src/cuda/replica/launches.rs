@@ -1,4 +1,4 @@
-//! What a step launches, and when that is kept.
+//! What a step launches, and when that is captured.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::DeviceReplica;
 use crate::cuda::device::Stream;
 use crate::cuda::frame::{Frame, Step, Touched};
 use crate::cuda::lower::Launch;
-use crate::cuda::memory::Kept;
+use crate::cuda::memory::Captured;
 use crate::cuda::moments::Part;
 use crate::cuda::slot::Slot;
 use crate::cuda::source::Arg;
@@ -28,9 +28,9 @@ pub(super) enum Phase {
 }
 
 impl DeviceReplica {
-    /// Queues parts of a step. Those of full batches, which are the same each time, are kept from the second time on, each set
+    /// Queues parts of a step. Those of full batches, which are the same each time, are captured from the second time on, each set
     /// at its `place`.
-    pub(super) fn play(
+    pub(super) fn run_or_replay(
         &mut self,
         nth: usize,
         rows: usize,
@@ -41,16 +41,16 @@ impl DeviceReplica {
         let room = self.room()?;
         let slot = &room.slots[nth];
         let Some(place) = place.filter(|_| slot.warm && rows == room.rows) else { return queue(self) };
-        if slot.kept.get(place).is_none_or(Option::is_none) {
-            let kept = Kept::new(&self.device, || queue(self))?;
-            let all = &mut self.slot(nth)?.kept;
+        if slot.captured.get(place).is_none_or(Option::is_none) {
+            let captured = Captured::new(&self.device, || queue(self))?;
+            let all = &mut self.slot(nth)?.captured;
             all.resize_with(all.len().max(place + 1), || None);
-            all[place] = Some(kept);
+            all[place] = Some(captured);
         }
-        match &self.room()?.slots[nth].kept[place] {
+        match &self.room()?.slots[nth].captured[place] {
             // SAFETY: whoever drops what the launches use waits for what is queued first.
-            Some(kept) => unsafe { kept.replay() },
-            None => Err(Error::internal("launches were kept, and are gone")),
+            Some(captured) => unsafe { captured.replay() },
+            None => Err(Error::internal("launches were captured, and are gone")),
         }
     }
 
@@ -62,9 +62,9 @@ impl DeviceReplica {
         let frame = self.frame(rows, &inputs, Some(slot.layout.step(base, &touched)))?;
         match phase {
             Phase::Forward => {
-                self.round(&frame)?;
+                self.round_weights(&frame)?;
                 run(&self.lowered.forward, &frame)?;
-                self.lose(&frame, slot)
+                self.queue_loss(&frame, slot)
             }
             Phase::Backward(launches) => run(&self.lowered.backward[launches.clone()], &frame),
             Phase::Unscale => self.unscale(&frame, &touched),
@@ -98,7 +98,7 @@ impl DeviceReplica {
     }
 
     /// Dense weights in the precision of the values that they meet.
-    pub(super) fn round(&self, frame: &Frame) -> Result<()> {
+    pub(super) fn round_weights(&self, frame: &Frame) -> Result<()> {
         let Some(factors) = &self.factors else { return Ok(()) };
         let len = self.graph.dense_len() as u64;
         let args = [Arg::Pointer(self.weights.address()), Arg::Pointer(factors.address()), Arg::U64(len)];
@@ -106,7 +106,7 @@ impl DeviceReplica {
     }
 
     /// The loss, its gradient, and their sums.
-    pub(super) fn lose(&self, frame: &Frame, slot: &Slot) -> Result<()> {
+    pub(super) fn queue_loss(&self, frame: &Frame, slot: &Slot) -> Result<()> {
         let base = slot.memory.address();
         let sum = self.totals.address();
         // A warp a row.
