@@ -4,35 +4,24 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <functional>
-#include <mutex>
-#include <set>
-#include <utility>
-#include <vector>
 
-void fake_cuda_queue(const char* name, void* stream, std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges,
-                     std::function<void()> run);
+#include "fake_library.h"
 
 namespace {
 
-enum Status { OK = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
-enum Kind { F32 = 0, F16 = 2, BF16 = 14 };
+enum Status { OK = 0, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum Algorithm : std::uint64_t { WRONG = 1, BROKEN, RIGHT };
 
 constexpr int FAST_TF32 = 77;
 constexpr unsigned RELU = 2, BIAS = 4;
 
 struct Layout {
-  int kind;
+  Kind kind;
   std::uint64_t rows, columns;
   std::int64_t step;
 
-  std::uint64_t each() const { return kind == F32 ? 4 : 2; }
-  std::uint64_t bytes() const { return rows && columns ? ((columns - 1) * step + rows) * each() : 0; }
+  std::uint64_t bytes() const { return rows && columns ? ((columns - 1) * step + rows) * bytes_of(kind) : 0; }
+  std::uint64_t place(std::uint64_t row, std::uint64_t column) const { return (column * step + row) * bytes_of(kind); }
 };
 
 struct Description {
@@ -50,94 +39,42 @@ struct Found {
   int reserved[4];
 };
 
-std::mutex lock;
-std::set<void*> alive;
 std::atomic<unsigned> products{0};
 
-void misuse(const char* what) {
-  std::fprintf(stderr, "fake cuBLASLt: %s\n", what);
-  std::abort();
-}
-
 // At the end of the process.
-void end() {
-  std::fprintf(stderr, "fake cuBLASLt: %u products\n", products.load());
-  if (alive.empty()) return;
-  std::fprintf(stderr, "fake cuBLASLt: not given back: %zu descriptions\n", alive.size());
-  _exit(98);
-}
+void end();
 
-void watch() {
+Library& library() {
+  static Library& one = *new Library("cuBLASLt");
   static const int once = std::atexit(end);
   (void)once;
+  return one;
+}
+
+void end() {
+  std::fprintf(stderr, "fake cuBLASLt: %u products\n", products.load());
+  if (!library().is_empty()) _exit(98);
 }
 
 template <class T>
 int make(void** to, T* one) {
-  const std::lock_guard<std::mutex> locked(lock);
-  watch();
-  alive.insert(one);
-  *to = one;
+  *to = library().make(one);
   return OK;
 }
 
 template <class T>
 T& there(void* one) {
-  const std::lock_guard<std::mutex> locked(lock);
-  if (!alive.count(one)) misuse("a description was given back, or never made");
-  return *static_cast<T*>(one);
+  return library().there<T>(one);
 }
 
 template <class T>
 int give_back(void* one) {
-  delete &there<T>(one);
-  const std::lock_guard<std::mutex> locked(lock);
-  alive.erase(one);
+  library().give_back<T>(one);
   return OK;
 }
 
 float read(const Layout& layout, std::uint64_t at, std::uint64_t row, std::uint64_t column) {
-  const char* const place = reinterpret_cast<const char*>(at) + (column * layout.step + row) * layout.each();
-  if (layout.kind == F16) {
-    _Float16 half;
-    std::memcpy(&half, place, sizeof half);
-    return float(half);
-  }
-  std::uint32_t bits = 0;
-  if (layout.kind == F32)
-    std::memcpy(&bits, place, 4);
-  else
-    std::memcpy(reinterpret_cast<char*>(&bits) + 2, place, 2);
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-void write(const Layout& layout, std::uint64_t at, std::uint64_t row, std::uint64_t column, float value) {
-  char* const place = reinterpret_cast<char*>(at) + (column * layout.step + row) * layout.each();
-  if (layout.kind == F16) {
-    const _Float16 half = _Float16(value);
-    std::memcpy(place, &half, sizeof half);
-    return;
-  }
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if (layout.kind == F32) {
-    std::memcpy(place, &bits, 4);
-    return;
-  }
-  bits = value != value ? 0x7fff0000u : bits + 0x7fffu + (bits >> 16 & 1);
-  std::memcpy(place, reinterpret_cast<char*>(&bits) + 2, 2);
-}
-
-// As tensor cores take it.
-float factor(float value, bool tf32) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if (!tf32 || (bits & 0x7f800000u) == 0x7f800000u) return value;
-  bits = (bits + 0x1000u) & ~0x1fffu;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+  return load(reinterpret_cast<const void*>(at + layout.place(row, column)), layout.kind);
 }
 
 struct Product {
@@ -171,7 +108,7 @@ struct Product {
         // A bias is as precise as the result.
         if (how.epilogue & BIAS) sum += read({d.kind, d.rows, 1, std::int64_t(d.rows)}, how.bias, i, 0);
         if (how.epilogue & RELU && sum <= 0.0f) sum = 0.0f;
-        write(d, at_d, i, j, sum);
+        store(reinterpret_cast<void*>(at_d + d.place(i, j)), d.kind, sum);
       }
   }
 };
@@ -210,9 +147,11 @@ int cublasLtMatmulDescSetAttribute(void* one, int attribute, const void* value, 
   }
 }
 
-int cublasLtMatrixLayoutCreate(void** to, int kind, std::uint64_t rows, std::uint64_t columns, std::int64_t step) {
-  if (step < std::int64_t(rows)) return INVALID_VALUE;
-  return make(to, new Layout{kind, rows, columns, step});
+int cublasLtMatrixLayoutCreate(void** to, int type, std::uint64_t rows, std::uint64_t columns, std::int64_t step) {
+  static const std::map<int, Kind> KINDS = {{0, F32}, {2, F16}, {14, BF16}};
+  const auto kind = KINDS.find(type);
+  if (kind == KINDS.end() || step < std::int64_t(rows)) return INVALID_VALUE;
+  return make(to, new Layout{kind->second, rows, columns, step});
 }
 int cublasLtMatrixLayoutDestroy(void* one) { return give_back<Layout>(one); }
 
@@ -247,18 +186,17 @@ int cublasLtMatmul(void* handle, void* how, const void* alpha, const void* a, vo
   std::memcpy(&product.beta, beta, sizeof product.beta);
   product.wrong = *algorithm == WRONG;
   if (*algorithm == BROKEN) return NOT_SUPPORTED;
-  if (*algorithm != WRONG && *algorithm != RIGHT) misuse("the algorithm is none that it gave");
-  if (c != d) misuse("the fake adds to the result only");
+  if (*algorithm != WRONG && *algorithm != RIGHT) library().misuse("the algorithm is none that it gave");
+  if (c != d) library().misuse("the fake adds to the result only");
   if (!product.fits()) return INVALID_VALUE;
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges = {
+  Ranges ranges = {
       {product.at_a, product.a.bytes()}, {product.at_b, product.b.bytes()}, {product.at_d, product.d.bytes()}};
   if (bytes) ranges.emplace_back(reinterpret_cast<std::uint64_t>(workspace), bytes);
-  if (product.how.epilogue & BIAS) ranges.emplace_back(product.how.bias, product.d.rows * product.d.each());
-  for (const auto& [at, length] : ranges)
-    if (at % 16) misuse("a matrix does not begin at a multiple of 16 bytes, as was said of it");
+  if (product.how.epilogue & BIAS) ranges.emplace_back(product.how.bias, product.d.rows * bytes_of(product.d.kind));
+  library().see_aligned(ranges);
   products += product.wrong ? 0 : 1;
-  fake_cuda_queue("cublasLtMatmul", stream, std::move(ranges), [product] { product.run(); });
-  return OK;
+  const int code = fake_cuda_queue("cublasLtMatmul", stream, std::move(ranges), [product] { product.run(); });
+  return code ? EXECUTION_FAILED : OK;
 }
 
 }  // extern "C"

@@ -12,6 +12,7 @@
 //     FAKE_CUDA_CAPABILITY  compute capability, 9.1: of no card, so that NVRTC gives PTX, which can be read
 //     FAKE_CUDA_SEED        of the order, 1
 //     FAKE_CUDA_FAIL        name:nth:code, of one call or more, with commas; `kernel` is a kernel that fails while it runs
+//     FAKE_CUDA_SLOW        name:microseconds: kernels whose names begin so take so much longer
 
 #include <dlfcn.h>
 #include <signal.h>
@@ -36,6 +37,8 @@
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "fake_library.h"
 
 namespace {
 
@@ -113,7 +116,7 @@ struct Op {
   Event* event = nullptr;
   // Of a library: what it does, and with which bytes of the device.
   std::function<void()> run;
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
+  Ranges ranges;
   // The graph that it is of, if any.
   Exec* exec = nullptr;
   std::vector<Memory*> uses;
@@ -159,6 +162,8 @@ std::mt19937_64 random_bits;
 std::map<std::string, unsigned> counts;
 std::map<std::pair<std::string, unsigned>, int> failures;
 unsigned launched = 0, replayed = 0;
+std::string slow;
+unsigned slower = 0;
 
 [[noreturn]] __attribute__((format(printf, 1, 2))) void misuse(const char* format, ...) {
   std::fprintf(stderr, "fake driver: %s: ", calling);
@@ -267,6 +272,11 @@ void start() {
       failures[{one.substr(0, first), nth}] = std::stoi(one.substr(second + 1));
     }
   }
+  if (const char* text = std::getenv("FAKE_CUDA_SLOW")) {
+    slow = text;
+    slower = unsigned(std::stoul(slow.substr(slow.rfind(':') + 1)));
+    slow.resize(slow.rfind(':'));
+  }
   // Before what it looks at is gone, as it was made before.
   std::atexit(end);
   struct sigaction action = {};
@@ -361,6 +371,7 @@ void run_kernel(Op& op, Context& context) {
   Launch* const launch = reinterpret_cast<Launch*>(dlsym(op.function->module->library, "emulate_launch"));
   std::vector<void*> places;
   for (const std::size_t offset : op.offsets) places.push_back(reinterpret_cast<char*>(op.arguments.data()) + offset);
+  if (slower && !op.function->name.compare(0, slow.size(), slow)) usleep(slower);
   running = op.function->name.c_str();
   const int ended = launch ? launch(running, op.blocks, op.threads, places.data()) : 2;
   running = nullptr;
@@ -524,13 +535,19 @@ void parse(const std::string& ptx, Module* module) {
 
 }  // namespace
 
-// Work of a library's on a stream, for `fake_cublaslt.cpp`.
-void fake_cuda_queue(const char* name, void* stream, std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges,
-                     std::function<void()> run) {
+int fake_cuda_queue(const char* name, void* stream, Ranges ranges, std::function<void()> run) {
   const Call call(name, CONTEXT);
+  if (call.code) return call.code;
   Op op;
   op.kind = Op::LIBRARY, op.ranges = std::move(ranges), op.run = std::move(run);
   enqueue(stream_of(stream), std::move(op));
+  return OK;
+}
+
+void fake_cuda_outside(const char* name, void* stream) {
+  const Call call(name, CONTEXT);
+  outside_capture();
+  if (stream) stream_of(stream);
 }
 
 extern "C" {

@@ -17,6 +17,9 @@ const VARIABLE: &str = "FIRESTEEL_CUDNN";
 /// Algorithms that are tried for a shape.
 const TRIED: usize = 4;
 
+/// Algorithms that the library may list, 8 numbers with 4 ways to multiply each; it leaves out none that is of no use here.
+const LISTED: usize = 32;
+
 /// The library.
 pub(crate) struct Convolutions {
     handle: sys::cudnnHandle_t,
@@ -26,9 +29,15 @@ pub(crate) struct Convolutions {
 // SAFETY: the handle may be used by any thread, by one at a time: whoever has it keeps it behind a lock.
 unsafe impl Send for Convolutions {}
 
-/// One of the library's ways to a pass.
+/// One of the library's ways to a pass. Its memory and whether it always gives the same bits hold for this way to multiply only.
 #[derive(Clone, Copy)]
-pub(crate) enum Algorithm {
+pub(crate) struct Algorithm {
+    number: Number,
+    math: sys::cudnnMathType_t,
+}
+
+#[derive(Clone, Copy)]
+enum Number {
     Results(sys::cudnnConvolutionFwdAlgo_t),
     Weights(sys::cudnnConvolutionBwdFilterAlgo_t),
     Images(sys::cudnnConvolutionBwdDataAlgo_t),
@@ -39,7 +48,7 @@ fn failed(doing: &str) -> impl FnOnce(dnn::CudnnError) -> Error + '_ {
 }
 
 impl Convolutions {
-    /// Opens the library in the context that is current; none where there is no library.
+    /// Opens the library in the context that is current; none where there is no library. The stream is there until it is dropped.
     ///
     /// # Errors
     /// `Io` when a variable names one that is not there, or it cannot be used.
@@ -69,14 +78,14 @@ impl Convolutions {
         let call = Call::new(self.precision, sizes)?;
         let Call { images, weights, convolution, results, .. } = call;
         let mut count: c_int = 0;
-        let most = TRIED as c_int;
+        let exact = self.precision == Precision::F32;
         macro_rules! ask {
-            ($function:ident($($description:expr),*), $perf:ty, $algorithm:path) => {{
+            ($function:ident($($description:expr),*), $perf:ty, $number:path) => {{
                 // SAFETY: plain numbers, for which 0 is a value.
-                let mut found: [$perf; TRIED] = unsafe { std::mem::zeroed() };
+                let mut found: [$perf; LISTED] = unsafe { std::mem::zeroed() };
                 // SAFETY: all descriptions are there, and so much room for results.
                 let asked = unsafe {
-                    sys::$function(self.handle, $($description,)* most, &raw mut count, found.as_mut_ptr())
+                    sys::$function(self.handle, $($description,)* LISTED as c_int, &raw mut count, found.as_mut_ptr())
                 };
                 asked.result().map_err(failed("looking for algorithms"))?;
                 let found = found.into_iter().take(usize::try_from(count).unwrap_or(0));
@@ -84,25 +93,27 @@ impl Convolutions {
                     one.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
                         && one.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
                         && one.memory <= room
+                        // It lists others than were asked for.
+                        && (!exact || one.mathType == sys::cudnnMathType_t::CUDNN_FMA_MATH)
                 });
-                usable.map(|one| $algorithm(one.algo)).collect()
+                usable.take(TRIED).map(|one| Algorithm { number: $number(one.algo), math: one.mathType }).collect()
             }};
         }
         Ok(match sizes.pass {
             Pass::Results => ask!(
                 cudnnGetConvolutionForwardAlgorithm_v7(images, weights, convolution, results),
                 sys::cudnnConvolutionFwdAlgoPerf_t,
-                Algorithm::Results
+                Number::Results
             ),
             Pass::Weights => ask!(
                 cudnnGetConvolutionBackwardFilterAlgorithm_v7(images, results, convolution, weights),
                 sys::cudnnConvolutionBwdFilterAlgoPerf_t,
-                Algorithm::Weights
+                Number::Weights
             ),
             Pass::Images => ask!(
                 cudnnGetConvolutionBackwardDataAlgorithm_v7(weights, results, convolution, images),
                 sys::cudnnConvolutionBwdDataAlgoPerf_t,
-                Algorithm::Images
+                Number::Images
             ),
         })
     }
@@ -122,14 +133,17 @@ impl Convolutions {
         room: usize,
     ) -> Result<()> {
         let call = Call::new(self.precision, &what.sizes)?;
+        // SAFETY: it was made just now.
+        let set = unsafe { dnn::set_convolution_math_type(call.convolution, algorithm.math) };
+        set.map_err(failed("describing a convolution"))?;
         let (one, added) = (1.0f32, f32::from(u8::from(what.sizes.add)));
         let [one, added] = [&one, &added].map(|value| std::ptr::from_ref(value).cast::<c_void>());
         let read = |at: u64| at as *const c_void;
         let beside = workspace.at as *mut c_void;
         // SAFETY: by the caller; the descriptions are those of the parts.
         let queued = unsafe {
-            match algorithm {
-                Algorithm::Results(algorithm) => sys::cudnnConvolutionForward(
+            match algorithm.number {
+                Number::Results(number) => sys::cudnnConvolutionForward(
                     self.handle,
                     one,
                     call.images,
@@ -137,14 +151,14 @@ impl Convolutions {
                     call.weights,
                     read(what.weights),
                     call.convolution,
-                    algorithm,
+                    number,
                     beside,
                     room,
                     added,
                     call.results,
                     what.results as *mut c_void,
                 ),
-                Algorithm::Weights(algorithm) => sys::cudnnConvolutionBackwardFilter(
+                Number::Weights(number) => sys::cudnnConvolutionBackwardFilter(
                     self.handle,
                     one,
                     call.images,
@@ -152,14 +166,14 @@ impl Convolutions {
                     call.results,
                     read(what.results),
                     call.convolution,
-                    algorithm,
+                    number,
                     beside,
                     room,
                     added,
                     call.weights,
                     what.weights as *mut c_void,
                 ),
-                Algorithm::Images(algorithm) => sys::cudnnConvolutionBackwardData(
+                Number::Images(number) => sys::cudnnConvolutionBackwardData(
                     self.handle,
                     one,
                     call.weights,
@@ -167,7 +181,7 @@ impl Convolutions {
                     call.results,
                     read(what.results),
                     call.convolution,
-                    algorithm,
+                    number,
                     beside,
                     room,
                     added,

@@ -62,8 +62,8 @@ fn is_near(found: &[f32], expected: &[f32], precision: Precision) -> bool {
     let square = |value: f32| f64::from(value) * f64::from(value);
     let length: f64 = expected.iter().map(|value| square(*value)).sum();
     let apart: f64 = found.iter().zip(expected).map(|(f, e)| square(f - e)).sum();
-    // Where both are no numbers, nothing can be said.
-    apart.sqrt() <= most * length.sqrt()
+    // Where all should be 0, or both are no numbers, nothing can be said.
+    length > 0.0 && apart.sqrt() <= most * length.sqrt()
 }
 
 #[cfg(test)]
@@ -73,6 +73,12 @@ mod tests {
     use firesteel_error::Error;
 
     use super::*;
+
+    #[test]
+    fn what_gives_zeros_is_not_judged_by_them() {
+        assert!(!is_near(&[0.0; 3], &[0.0; 3], Precision::F32));
+        assert!(is_near(&[0.0, 1.0], &[0.0, 1.0], Precision::F32));
+    }
 
     #[test]
     fn the_fastest_that_is_right_is_taken() {

@@ -15,8 +15,12 @@ static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     std::fs::create_dir_all(&folder).unwrap();
     let driver = folder.join("libcuda.so");
     compile("fake_cuda.cpp", &driver, &["-ldl"]);
-    std::fs::create_dir(folder.join(PRODUCTS)).unwrap();
-    compile("fake_cublaslt.cpp", &folder.join(PRODUCTS).join("libcublasLt.so"), &[driver.to_str().unwrap()]);
+    for (source, within, library) in
+        [("fake_cublaslt.cpp", PRODUCTS, "libcublasLt.so"), ("fake_cudnn.cpp", CONVOLUTIONS, "libcudnn.so")]
+    {
+        std::fs::create_dir(folder.join(within)).unwrap();
+        compile(source, &folder.join(within).join(library), &[driver.to_str().unwrap()]);
+    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-check"));
     command.arg("emulate").arg(&folder).args(["f32", "bf16"]).env("FIRESTEEL_CACHE", folder.join("cache"));
     assert!(command.status().unwrap().success());
@@ -26,11 +30,14 @@ static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
 /// Where cuBLASLt is, for who is to find it.
 const PRODUCTS: &str = "products";
 
+/// The same of cuDNN.
+const CONVOLUTIONS: &str = "convolutions";
+
 fn compile(source: &str, library: &Path, with: &[&str]) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(source);
     let mut command = Command::new(std::env::var("CXX").unwrap_or_else(|_| "c++".into()));
     command
-        .args(["-std=c++17", "-O1", "-Wall", "-shared", "-fPIC", "-o"])
+        .args(["-std=c++17", "-O2", "-Wall", "-shared", "-fPIC", "-o"])
         .arg(library)
         .arg(source)
         .args(with);
@@ -169,5 +176,24 @@ fn a_library_multiplies_where_it_computes_the_same() {
         let said = said(&done);
         assert!(done.status.success() && !said.contains("fake cuBLASLt: 0 products"), "{said}");
         assert!(said.contains("fake cuBLASLt: "), "{said}");
+    }
+}
+
+#[test]
+fn a_library_convolves_where_it_computes_the_same() {
+    let Some(folder) = FOLDER.as_ref() else { return };
+    let path = format!("{}:{}", folder.display(), folder.join(CONVOLUTIONS).display());
+    let arguments = ["--quick", "--only", "networks,training", "--precision", "f32,bf16"];
+    // Ours is never the fastest: whatever the library computes as ours does is taken.
+    let variables = [("LD_LIBRARY_PATH", path.as_str()), ("FAKE_CUDA_SLOW", "convolution:5000")];
+    let Some(done) = check(&arguments, &variables) else { return };
+    let said = said(&done);
+    assert!(done.status.success(), "{said}");
+    for pass in ["forward", "backward filter", "backward data"] {
+        let line = said.lines().find(|line| line.starts_with(&format!("fake cuDNN: {pass}: ")));
+        assert!(
+            line.is_some_and(|line| !line.contains(": 0 shapes") && line.ends_with(", 0 not taken")),
+            "{said}"
+        );
     }
 }

@@ -198,6 +198,8 @@ impl Drop for Lane {
     fn drop(&mut self) {
         // What failed was told to who waited last, or is nobody's.
         _ = self.finish();
+        // The library uses a stream to its end.
+        self.convolutions = None;
         if self.workspace != 0 {
             // SAFETY: it was allocated in `device`, and nothing is queued.
             unsafe { self.free(self.workspace, WORKSPACE) };
