@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firesteel_error::Result;
+use firesteel_error::{Error, Kind, Result};
 
 use crate::mailbox::Pending;
 
@@ -54,6 +54,15 @@ pub trait Fabric: Send + Sync {
     /// Ends all waits of all workers with this worker's reason, as `PeerLost`.
     fn abort(&self, reason: &str);
 
+    /// What would end a wait now, for who waits for other workers elsewhere.
+    ///
+    /// # Errors
+    /// `PeerLost` naming a rank that died or gave up, `Cancelled`.
+    fn check(&self) -> Result<()>;
+
+    /// The longest wait, as [`Options::deadline`].
+    fn deadline(&self) -> Duration;
+
     /// Bytes of parts sent to other workers so far.
     fn sent(&self) -> u64;
 }
@@ -76,6 +85,14 @@ impl Cancel {
     /// Whether [`Cancel::cancel`] was called.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// The error of a wait that is cancelled.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.is_cancelled() {
+            false => Ok(()),
+            true => Err(Error::new(Kind::Cancelled, "cancelled while waiting for other workers")),
+        }
     }
 }
 

@@ -133,9 +133,7 @@ impl Mailbox {
                 let text = format!("rank {rank} finished, but rank {me} waits for it ({tag})");
                 return Err(Error::new(Kind::PeerLost, text));
             }
-            if pending.cancel.is_cancelled() {
-                return Err(Error::new(Kind::Cancelled, "cancelled while waiting for other workers"));
-            }
+            pending.cancel.check()?;
             let late = state.silent_for(pending.deadline, start, &missing);
             if !late.is_empty() {
                 let (waited, late) = (seconds(pending.deadline), ranks(&late));

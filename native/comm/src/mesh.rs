@@ -1,6 +1,7 @@
 //! One worker's end of a fabric: its mailbox, and a link to each peer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use firesteel_error::{Error, Result};
@@ -153,6 +154,17 @@ impl Fabric for Mesh {
 
     fn abort(&self, reason: &str) {
         self.leave(&Gone::Lost(reason.to_owned()));
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.mailbox.lost() {
+            Some(lost) => Err(lost),
+            None => self.options.cancel.check(),
+        }
+    }
+
+    fn deadline(&self) -> Duration {
+        self.options.deadline
     }
 
     fn sent(&self) -> u64 {

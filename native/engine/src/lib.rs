@@ -57,7 +57,7 @@ mod training;
 mod wide;
 
 pub use batch::{Batch, Targets, Totals, Values};
-pub use cuda::{Gpu, KernelRate};
+pub use cuda::{Gpu, GpuAddress, KernelRate, Peers, Watch};
 pub use inference::{Inference, InferenceConfig};
 pub use loss::Loss;
 pub use optim::{Moments, Optimizer};

@@ -8,7 +8,7 @@ use firesteel_model::Graph;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Totals, Values};
-use crate::cuda::{Gpu, Mirror};
+use crate::cuda::{Gpu, Mirror, Peers};
 use crate::host::Host;
 use crate::loss::Loss;
 use crate::optim::Optimizer;
@@ -199,23 +199,26 @@ impl Replica {
         }
     }
 
-    /// Makes updates happen where the weights are, for a worker that is alone: [`Replica::train`] is to be called then, not
-    /// [`Replica::step`], and there is no gradient here. Whether that is of use: a GPU says yes.
+    /// Makes updates happen where the weights are, for a worker that is alone, or whose GPU adds gradients up with those of all
+    /// others: [`Replica::train`] is to be called then, not [`Replica::step`], and there is no gradient here. Whether that is of
+    /// use: a GPU says yes.
     ///
     /// # Errors
     /// `Io` when there is no memory for the optimizer's state.
-    pub fn train_with(&mut self, optimizer: Optimizer) -> Result<bool> {
+    pub fn train_with(&mut self, optimizer: Optimizer, peers: Option<Peers>) -> Result<bool> {
         match &mut self.0 {
             On::Cpu(_) => Ok(false),
-            On::Gpu(mirror) => mirror.train_with(optimizer),
+            On::Gpu(mirror) => mirror.train_with(optimizer, peers),
         }
     }
 
     /// Starts a step and the update by it, and comes back before they have been done; `t` counts updates from 1. Gives the
-    /// number and totals of a step before, if one has ended.
+    /// number and totals of a step before, if one has ended; of workers that add up, the totals are those of all, and all make the
+    /// same steps, also those without rows.
     ///
     /// # Errors
-    /// `InvalidData` when the batch does not fit the network; `Io` of the GPU, for any step before.
+    /// `InvalidData` when the batch does not fit the network; `Io` of the GPU, for any step before; of workers that add up, what
+    /// [`crate::Watch`] says of others, and `Timeout`.
     pub fn train(
         &mut self,
         step: u64,

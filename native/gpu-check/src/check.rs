@@ -3,6 +3,7 @@
 mod leaks;
 mod memory;
 mod networks;
+mod peers;
 mod sanitizer;
 mod training;
 
@@ -39,6 +40,8 @@ pub(crate) enum Check {
     Networks,
     /// Trainings against the CPU's.
     Training,
+    /// Trainings of several GPUs that add up among themselves.
+    Peers,
     /// Whether plans give back what they took.
     Leaks,
     /// Whether a plan that is too large is refused, and nothing else harmed.
@@ -58,6 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         match check {
             Check::Networks => networks::run(&gpu, options, &mut report),
             Check::Training => training::run(&gpu, options, &mut report),
+            Check::Peers => peers::run(options, &mut report),
             Check::Leaks => leaks::run(&gpu, options, &mut report),
             Check::Memory => memory::run(&gpu, &mut report),
             Check::Sanitizer => sanitizer::run(options, &mut report),

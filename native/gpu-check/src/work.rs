@@ -12,6 +12,9 @@ pub(crate) mod networks;
 #[path = "../../engine/tests/it/presets.rs"]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod presets;
+#[path = "../../engine/tests/it/together.rs"]
+#[allow(dead_code)]
+pub(crate) mod together;
 
 /// A replica on a device, with the weights of one on the CPU.
 pub(crate) fn on_device(

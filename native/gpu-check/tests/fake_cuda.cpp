@@ -50,6 +50,7 @@ enum Code {
   INVALID_DEVICE = 101,
   NO_BINARY = 209,
   NOT_FOUND = 500,
+  NOT_READY = 600,
 };
 
 const std::map<int, std::pair<const char*, const char*>> CODES = {
@@ -60,6 +61,7 @@ const std::map<int, std::pair<const char*, const char*>> CODES = {
     {209, {"CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"}},
     {222, {"CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the provided PTX was compiled with an unsupported toolchain."}},
     {500, {"CUDA_ERROR_NOT_FOUND", "named symbol not found"}},
+    {600, {"CUDA_ERROR_NOT_READY", "device not ready"}},
     {700, {"CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"}},
     {719, {"CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"}},
     {999, {"CUDA_ERROR_UNKNOWN", "unknown error"}},
@@ -114,8 +116,9 @@ struct Op {
   std::uint64_t to = 0, from = 0, bytes = 0, hash = 0, time = 0;
   int value = 0;
   Event* event = nullptr;
-  // Of a library: what it does, and with which bytes of the device.
+  // Of a library: what it does, when it may begin, and with which bytes of the device.
   std::function<void()> run;
+  std::function<bool()> ready;
   Ranges ranges;
   // The graph that it is of, if any.
   Exec* exec = nullptr;
@@ -402,7 +405,9 @@ bool work() {
   for (Stream* stream : streams) {
     if (stream->queue.empty()) continue;
     const Op& op = stream->queue.front();
-    if (op.kind != Op::HOLD || op.event->done >= op.time) ready.push_back(stream);
+    if (op.kind == Op::HOLD && op.event->done < op.time) continue;
+    if (op.ready && !op.ready()) continue;
+    ready.push_back(stream);
   }
   if (ready.empty()) return false;
   const auto earlier = [](const Stream* a, const Stream* b) { return a->number < b->number; };
@@ -422,6 +427,17 @@ int wait(F done) {
       if (!work()) misuse("the streams wait for each other");
   }
   return current->dead;
+}
+
+// The same without waiting; a little is done meanwhile.
+template <class F>
+int look(F done) {
+  if (!done()) {
+    const Reach reach;
+    work();
+  }
+  if (current->dead) return current->dead;
+  return done() ? OK : NOT_READY;
 }
 
 enum Need { NOTHING, STARTED, CONTEXT };
@@ -536,12 +552,22 @@ void parse(const std::string& ptx, Module* module) {
 }  // namespace
 
 int fake_cuda_queue(const char* name, void* stream, Ranges ranges, std::function<void()> run) {
+  return fake_cuda_queue_when(name, stream, std::move(ranges), nullptr, std::move(run));
+}
+
+int fake_cuda_queue_when(const char* name, void* stream, Ranges ranges, std::function<bool()> ready,
+                         std::function<void()> run) {
   const Call call(name, CONTEXT);
   if (call.code) return call.code;
   Op op;
-  op.kind = Op::LIBRARY, op.ranges = std::move(ranges), op.run = std::move(run);
+  op.kind = Op::LIBRARY, op.ranges = std::move(ranges), op.run = std::move(run), op.ready = std::move(ready);
   enqueue(stream_of(stream), std::move(op));
   return OK;
+}
+
+int fake_cuda_device() {
+  const Call call(__func__, CONTEXT);
+  return current->device;
 }
 
 void fake_cuda_outside(const char* name, void* stream) {
@@ -591,6 +617,13 @@ int cuDeviceGet(int* device, int ordinal) {
 int cuDeviceGetName(char* name, int length, int device) {
   CALL(STARTED);
   std::snprintf(name, length, "Fake %d", device);
+  return OK;
+}
+
+int cuDeviceGetUuid_v2(unsigned char* id, int device) {
+  CALL(STARTED);
+  std::memset(id, 0, 16);
+  id[15] = static_cast<unsigned char>(device);
   return OK;
 }
 
@@ -768,6 +801,13 @@ int cuStreamSynchronize(void* stream) {
   return wait([&] { return one.queue.empty(); });
 }
 
+int cuStreamQuery(void* stream) {
+  CALL(CONTEXT);
+  Stream& one = stream_of(stream);
+  outside_capture();
+  return look([&] { return one.queue.empty(); });
+}
+
 int cuStreamDestroy_v2(void* stream) {
   GIVE_BACK;
   Stream& one = stream_of(stream);
@@ -835,6 +875,13 @@ int cuEventSynchronize(void* event) {
   return wait([&] { return one.done >= one.recorded; });
 }
 
+int cuEventQuery(void* event) {
+  CALL(CONTEXT);
+  Event& one = event_of(event);
+  outside_capture();
+  return look([&] { return one.done >= one.recorded; });
+}
+
 int cuEventDestroy_v2(void* event) {
   GIVE_BACK;
   Event& one = event_of(event);
@@ -876,6 +923,14 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
       return OK;
     }
   return NOT_FOUND;
+}
+
+int cuFuncGetAttribute(int* value, int attribute, void* function) {
+  CALL(CONTEXT);
+  if (attribute != 4) misuse("attribute %d is none that the fake knows", attribute);
+  if (!functions.count(static_cast<Function*>(function))) misuse("the function's module was unloaded, or it was never looked up");
+  *value = 32;
+  return OK;
 }
 
 int cuModuleUnload(void* module) {

@@ -19,6 +19,12 @@ using Ranges = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
 // Work on a stream, of the call `name`; the driver's code when it fails.
 int fake_cuda_queue(const char* name, void* stream, Ranges ranges, std::function<void()> run);
 
+// The same of work that cannot begin before something else, on other cards, says so.
+int fake_cuda_queue_when(const char* name, void* stream, Ranges ranges, std::function<bool()> ready, std::function<void()> run);
+
+// The card whose context is this thread's.
+int fake_cuda_device();
+
 // A call that waits for the card or allocates, which needs a context and may not be made while a stream is captured. The stream, if
 // any, is there.
 void fake_cuda_outside(const char* name, void* stream);

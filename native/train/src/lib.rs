@@ -20,6 +20,7 @@
 //! | `machine` | the network for the data, and what a worker allocates for it |
 //! | `nearest` | names that someone may have meant |
 //! | `order` | which row is where in an epoch |
+//! | `peers` | GPUs that add up among themselves |
 //! | `schedule` | the learning rate of a step |
 //! | `validate` | metrics over held-out rows |
 //! | `checkpoint`, `tensors` | files of weights |
@@ -42,6 +43,7 @@ pub mod model;
 mod nearest;
 mod order;
 pub mod params;
+mod peers;
 pub mod predict;
 pub mod rounds;
 mod schedule;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firesteel_comm::strategy::{Sharded, TableLayout};
-use firesteel_engine::{Gpu, Moments, PlanConfig, Replica};
+use firesteel_engine::{Gpu, Moments, Peers, PlanConfig, Replica};
 use firesteel_error::{Error, Result};
 use firesteel_model::Graph;
 
@@ -15,7 +15,7 @@ use crate::model::Model;
 use crate::params::LossName;
 
 /// The network for this data.
-fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
+pub(crate) fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
     let outputs = match config.task {
         Task::Classification if config.params.loss == LossName::BinaryCrossEntropy => 1,
         Task::Classification => agreed.classes,
@@ -45,22 +45,22 @@ pub(crate) struct Machine {
     pub(crate) sharded: Sharded,
     pub(crate) moments: Moments,
     /// Whether the replica updates its weights itself.
-    pub(crate) alone: bool,
+    pub(crate) by_itself: bool,
     pub(crate) progress: Progress,
     /// Weights and buffers of the best epoch, where early stopping wants them.
     pub(crate) best: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 impl Machine {
+    /// On the CPU, or on a GPU, which may add up with those of `peers`.
     pub(crate) fn new(
         config: &TrainConfig,
         group: &Group,
         prepared: &Prepared,
+        graph: Arc<Graph>,
         threads: usize,
-        gpu: Option<&Gpu>,
-        resume: Option<&Checkpoint>,
+        (gpu, peers): (Option<&Gpu>, Option<Peers>),
     ) -> Result<Machine> {
-        let graph = graph(config, &prepared.agreed)?;
         let plan = PlanConfig {
             rows: prepared.training.len.min(config.params.batch_size.div_ceil(group.world())).max(1),
             threads,
@@ -77,25 +77,36 @@ impl Machine {
             Some(gpu) => Replica::on(gpu, graph.clone(), plan)?,
         };
         replica.copy_gradients_as(config.params.gradient_copy)?;
-        let alone = group.world() == 1 && replica.train_with(config.optimizer())?;
-        let mut machine = Machine {
+        let nobody_else = group.world() == 1 || peers.is_some();
+        let by_itself = nobody_else && replica.train_with(config.optimizer(), peers)?;
+        Ok(Machine {
             // What a GPU updates has its state there.
-            moments: Moments::new(config.optimizer(), if alone { 0 } else { sharded.owned_len() })?,
+            moments: Moments::new(config.optimizer(), if by_itself { 0 } else { sharded.owned_len() })?,
             replica,
-            alone,
+            by_itself,
             progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
             best: None,
             graph,
             sharded,
-        };
-        if let Some(checkpoint) = resume {
-            machine.go_on_from(checkpoint, config.params.patience > 0)?;
+        })
+    }
+
+    /// Begins where a checkpoint was, or else with a model's weights, or with drawn ones.
+    pub(crate) fn begin(
+        &mut self,
+        resume: Option<&Checkpoint>,
+        start: Option<&Model>,
+        patience: bool,
+    ) -> Result<()> {
+        match (resume, start) {
+            (Some(checkpoint), _) => self.go_on_from(checkpoint, patience),
+            (None, Some(model)) => self.start_from(model),
+            (None, None) => Ok(()),
         }
-        Ok(machine)
     }
 
     /// With the weights of a model of the same network.
-    pub(crate) fn start_from(&mut self, model: &Model) -> Result<()> {
+    fn start_from(&mut self, model: &Model) -> Result<()> {
         if model.graph.spec() != self.graph.spec() {
             return Err(Error::argument(
                 "the model that training is to go on from has another network; give it the same layers",
@@ -111,7 +122,7 @@ impl Machine {
         let vectors = checkpoint.vectors(&self.graph, self.moments.slots().len())?;
         self.replica.weights_mut().copy_from_slice(&vectors.weights);
         self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
-        match self.alone {
+        match self.by_itself {
             true => self.replica.set_optimizer_state(&vectors.slots)?,
             false => checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots),
         }

@@ -17,10 +17,11 @@ use crate::config::{Task, TrainConfig};
 use crate::data::{Agreed, Gather, Prepared, Rows, Shard, prepare};
 use crate::event::{EpochRecord, Event};
 use crate::group::Group;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::model::{Label, Model};
 use crate::order::Order;
 use crate::params::LossName;
+use crate::peers;
 use crate::schedule::learning_rate;
 use crate::validate::{Metric, Validation, Validator};
 
@@ -81,12 +82,14 @@ impl Trainer {
         }
         let known = resume.as_ref().map(|c| c.agreed().clone()).or(start.as_ref().map(|m| m.agreed()));
         let prepared = prepare(&mut group, &self.config, shard, known)?;
-        let threads = self.threads(session.threads);
-        let machine =
-            Machine::new(&self.config, &group, &prepared, threads, session.gpu.as_ref(), resume.as_ref())
-                .and_then(|mut machine| {
-                    start.map_or(Ok(()), |model| machine.start_from(&model)).map(|()| machine)
-                });
+        let (threads, gpu) = (self.threads(session.threads), session.gpu.as_ref());
+        let graph = machine::graph(&self.config, &prepared.agreed)?;
+        let peers = peers::join(&mut group, gpu, &graph)?;
+        let machine = Machine::new(&self.config, &group, &prepared, graph, threads, (gpu, peers));
+        let machine = machine.and_then(|mut machine| {
+            let patience = self.config.params.patience > 0;
+            machine.begin(resume.as_ref(), start.as_deref(), patience).map(|()| machine)
+        });
         // Memory and threads may lack on one worker alone: then all end, and all know why.
         let machine = group.once_all_have(machine)?;
         let mut fit = Fit::new(&self.config, group, prepared, machine);
@@ -157,7 +160,7 @@ pub(crate) struct Fit<'a> {
     pub(crate) sharded: Sharded,
     pub(crate) moments: Moments,
     /// Whether the replica updates its weights itself.
-    alone: bool,
+    by_itself: bool,
     gather: Gather,
     /// The positions of this worker's rows in the epoch, sorted.
     picks: Vec<(u64, u32)>,
@@ -179,7 +182,7 @@ impl<'a> Fit<'a> {
         machine: Machine,
     ) -> Fit<'a> {
         let Prepared { agreed, training, validation, first, rows, validation_rows } = prepared;
-        let Machine { graph, replica, sharded, moments, alone, progress, best } = machine;
+        let Machine { graph, replica, sharded, moments, by_itself, progress, best } = machine;
         Fit {
             config,
             group,
@@ -196,7 +199,7 @@ impl<'a> Fit<'a> {
             replica,
             sharded,
             moments,
-            alone,
+            by_itself,
             resumed_at: progress.epoch,
             progress,
             best,
@@ -309,7 +312,7 @@ impl<'a> Fit<'a> {
         let rate = learning_rate(&self.config.params, nth, steps);
         let step = self.progress.step;
         self.progress.step += 1;
-        if self.alone {
+        if self.by_itself {
             return self.replica.train(step, &batch, rate, self.progress.step);
         }
         let round = self.group.next_round();
@@ -396,6 +399,8 @@ impl<'a> Fit<'a> {
     /// All vectors as they are now, on rank 0.
     fn vectors(&mut self) -> Result<Option<Vectors>> {
         let slots = match self.replica.optimizer_state()? {
+            // Of workers that add up among themselves each has all of it.
+            Some(_) if self.group.rank() > 0 => return Ok(None),
             Some(slots) => slots,
             None => {
                 let state = checkpoint::owned_state(&self.sharded, &self.moments);

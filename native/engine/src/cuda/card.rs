@@ -24,6 +24,9 @@ const TENSOR_CORES: [i32; 2] = [8, 0];
 /// Older drivers lack some of the calls below.
 const OLDEST: i32 = 12_000;
 
+/// Any attribute of a kernel that is known when it has been loaded.
+const LOADED_BY: sys::CUfunction_attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
+
 /// A card: its context, and the kernels that were compiled for it.
 pub(crate) struct Card {
     name: String,
@@ -206,7 +209,13 @@ impl Card {
                 let name = CString::new(*kernel).map_err(|e| Error::internal(e.to_string()))?;
                 // SAFETY: the module was loaded just now.
                 let function = unsafe { result::module::get_function(module, name) };
-                kernels.functions.insert(kernel, function.map_err(driver("looking a kernel up"))?);
+                let function = function.map_err(driver("looking a kernel up"))?;
+                // Which has it loaded: a driver that loads it when it is launched first would wait for all that runs, and with
+                // it for other workers.
+                // SAFETY: as above.
+                let asked = unsafe { result::function::get_function_attribute(function, LOADED_BY) };
+                asked.map_err(driver("loading a kernel"))?;
+                kernels.functions.insert(kernel, function);
             }
         }
         Ok(())
@@ -237,8 +246,14 @@ impl Card {
         Ok([free, total].map(|bytes| bytes as u64))
     }
 
-    /// The same where no error can be returned.
-    fn is_entered(&self) -> bool {
+    /// What tells it from all other cards of its machine.
+    pub(crate) fn id(&self) -> Result<String> {
+        let id = result::device::get_uuid(self.device).map_err(driver("identifying a card"))?;
+        Ok(id.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect())
+    }
+
+    /// As [`Card::enter`] where no error can be returned.
+    pub(super) fn is_entered(&self) -> bool {
         let entered = self.enter();
         if let Err(e) = &entered {
             tracing::warn!("{e}");
@@ -247,7 +262,7 @@ impl Card {
     }
 
     /// Makes its context this thread's.
-    fn enter(&self) -> Result<()> {
+    pub(super) fn enter(&self) -> Result<()> {
         // SAFETY: the context is there until `drop`.
         unsafe { result::ctx::set_current(self.context) }.map_err(driver("entering a card's context"))
     }

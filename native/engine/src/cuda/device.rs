@@ -5,6 +5,7 @@ use std::fmt;
 use firesteel_error::Result;
 
 use super::convolution::Convolution;
+use super::peers::{Numbers, Peers};
 use super::product::Product;
 use super::source::Call;
 
@@ -63,6 +64,28 @@ pub(crate) trait Device: fmt::Debug + Send + Sync {
     /// # Safety
     /// So much was allocated at both, which do not overlap, and is there until it has been done.
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()>;
+
+    /// Queues zeros, on [`Stream::Compute`].
+    ///
+    /// # Safety
+    /// So much was allocated there, and is there until it has been done.
+    unsafe fn clear(&self, at: u64, bytes: usize) -> Result<()>;
+
+    /// Adds up with the devices of other workers from now on.
+    fn join(&self, peers: Peers) -> Result<()>;
+
+    /// Does not wait any more for those that it has joined: what is queued ends, sums that not all have queued are none.
+    fn leave(&self);
+
+    /// Queues sums over all devices that have joined, in place, on [`Stream::Out`]; each queues the same in the same order. All
+    /// get the same bits. Not while work is captured.
+    ///
+    /// # Errors
+    /// `Internal` when this one has not joined; those of [`Peers::wait`].
+    ///
+    /// # Safety
+    /// The numbers are in memory of this device, and are there until it has been done.
+    unsafe fn all_reduce(&self, sums: &[Numbers]) -> Result<()>;
 
     /// Queues a kernel on [`Stream::Compute`].
     ///

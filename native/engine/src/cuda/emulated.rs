@@ -9,13 +9,15 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock};
 
 use firesteel_error::{Error, Kind, Result};
 use libloading::Library;
 
 use super::device::{Device, Stream};
+use super::meeting::Seat;
 use super::nvrtc;
+use super::peers::{Numbers, Peers, With};
 use super::source::{Arg, Call, SOURCES, Source, place};
 use crate::precision::Precision;
 
@@ -47,6 +49,7 @@ pub(crate) struct Emulated {
     queues: Mutex<Queues>,
     /// Bytes that may still be allocated.
     room: Mutex<usize>,
+    peers: OnceLock<Peers>,
 }
 
 #[derive(Debug)]
@@ -74,6 +77,9 @@ struct Queues {
 enum Op {
     Launch { kernel: &'static str, blocks: u32, threads: u32, args: Vec<Arg> },
     Copy { from: u64, to: u64, bytes: usize },
+    Clear { at: u64, bytes: usize },
+    Put { round: u64, sums: Vec<Numbers> },
+    Take { round: u64, sums: Vec<Numbers> },
     Record { event: u64, time: u64 },
     Hold { event: u64, time: u64 },
 }
@@ -101,7 +107,12 @@ impl Emulated {
             }
         };
         let queues = Queues { drawn: 1, ..Queues::default() };
-        Ok(Emulated { modules, queues: Mutex::new(queues), room: Mutex::new(usize::MAX) })
+        Ok(Emulated {
+            modules,
+            queues: Mutex::new(queues),
+            room: Mutex::new(usize::MAX),
+            peers: OnceLock::new(),
+        })
     }
 
     /// Draws another order of streams, blocks and threads.
@@ -151,17 +162,30 @@ impl Emulated {
 
     /// Does what is queued until `enough`, or until nothing is left.
     fn work(&self, enough: impl Fn(&Queues) -> bool) -> Result<()> {
+        match self.peers.get().filter(|peers| !peers.is_given_up()) {
+            None => self.work_on(&enough).map(drop),
+            Some(peers) => peers.wait(|| self.work_on(&enough)),
+        }
+    }
+
+    /// The same as far as it goes without other workers; whether it is enough.
+    fn work_on(&self, enough: &impl Fn(&Queues) -> bool) -> Result<bool> {
         let mut queues = locked(&self.queues);
         while !enough(&queues) {
             let held = |op: &Op| match op {
                 Op::Hold { event, time } => queues.events.get(event).is_some_and(|[_, done]| done < time),
+                Op::Take { round, .. } => self.seat().is_ok_and(|seat| !seat.is_ready(*round)),
                 _ => false,
             };
             let ready = |stream: &usize| queues.streams[*stream].front().is_some_and(|op| !held(op));
             let ready: Vec<usize> = (0..3).filter(ready).collect();
             if ready.is_empty() {
-                if queues.streams.iter().all(VecDeque::is_empty) {
+                let fronts = || queues.streams.iter().filter_map(VecDeque::front);
+                if fronts().count() == 0 {
                     break;
+                }
+                if fronts().any(|op| matches!(op, Op::Take { .. })) {
+                    return Ok(false);
                 }
                 return Err(Error::internal("the streams of a device wait for each other"));
             }
@@ -171,7 +195,14 @@ impl Emulated {
                 queues.failed.get_or_insert(e);
             }
         }
-        queues.failed.take().map_or(Ok(()), Err)
+        queues.failed.take().map_or(Ok(true), Err)
+    }
+
+    fn seat(&self) -> Result<&Seat> {
+        match self.peers.get().map(Peers::with) {
+            Some(With::Emulated(seat)) => Ok(seat),
+            _ => Err(Error::internal("a device that has joined no others is to add up with them")),
+        }
     }
 
     fn execute(&self, queues: &mut Queues, op: Op) -> Result<()> {
@@ -182,6 +213,15 @@ impl Emulated {
                 unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
                 Ok(())
             }
+            Op::Clear { at, bytes } => {
+                // SAFETY: by whoever queued it.
+                unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
+                Ok(())
+            }
+            // SAFETY: by whoever queued it.
+            Op::Put { round, sums } => self.seat().map(|seat| unsafe { seat.put(round, &sums) }),
+            // SAFETY: as above.
+            Op::Take { round, sums } => self.seat().and_then(|seat| unsafe { seat.take(round, &sums) }),
             Op::Record { event, time } => {
                 let [_, done] = queues.events.entry(event).or_default();
                 *done = time;
@@ -266,6 +306,26 @@ impl Device for Emulated {
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         self.queue(Stream::Compute, Op::Copy { from, to, bytes })
+    }
+
+    unsafe fn clear(&self, at: u64, bytes: usize) -> Result<()> {
+        self.queue(Stream::Compute, Op::Clear { at, bytes })
+    }
+
+    fn join(&self, peers: Peers) -> Result<()> {
+        self.peers.set(peers).map_err(|_| Error::internal("a device joins others once"))
+    }
+
+    fn leave(&self) {
+        if let Some(peers) = self.peers.get() {
+            peers.give_up();
+        }
+    }
+
+    unsafe fn all_reduce(&self, sums: &[Numbers]) -> Result<()> {
+        let round = self.seat()?.next();
+        self.queue(Stream::Out, Op::Put { round, sums: sums.to_vec() })?;
+        self.queue(Stream::Out, Op::Take { round, sums: sums.to_vec() })
     }
 
     unsafe fn launch(&self, call: &Call) -> Result<()> {

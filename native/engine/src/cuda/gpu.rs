@@ -6,10 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use firesteel_error::Result;
+use serde::{Deserialize, Serialize};
 
 use super::card::{Card, names};
 use super::device::Device;
+use super::nccl::{self, Communicator};
+use super::peers::{Peers, Watch, With};
 use crate::precision::Precision;
+
+/// What Linux draws when it starts.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A device that plans run on: a GPU.
 #[derive(Clone)]
@@ -18,8 +24,32 @@ pub struct Gpu(Which);
 #[derive(Clone)]
 enum Which {
     Card(Arc<Card>),
+    /// By its number, for those that are told apart.
     #[cfg(any(test, feature = "emulated"))]
-    Emulated,
+    Emulated(Option<usize>),
+}
+
+/// Where a GPU is that may add up with others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuAddress {
+    machine: String,
+    card: String,
+    /// The version of what adds up.
+    library: i32,
+}
+
+impl GpuAddress {
+    /// Whether all are cards of one machine, and no two the same.
+    pub fn reach_each_other(all: &[Option<GpuAddress>]) -> bool {
+        let Some(Some(first)) = all.first() else { return false };
+        let beside = |(nth, one): (usize, &Option<GpuAddress>)| {
+            one.as_ref().is_some_and(|one| {
+                let same = (&one.machine, one.library) == (&first.machine, first.library);
+                same && all[..nth].iter().flatten().all(|other| other.card != one.card)
+            })
+        };
+        all.iter().enumerate().all(beside)
+    }
 }
 
 impl fmt::Debug for Gpu {
@@ -52,7 +82,17 @@ impl Gpu {
     #[cfg(any(test, feature = "emulated"))]
     pub fn emulated() -> Result<Gpu> {
         super::emulated::Emulated::new(Precision::F32)?;
-        Ok(Gpu(Which::Emulated))
+        Ok(Gpu(Which::Emulated(None)))
+    }
+
+    /// One of several, which add up with each other as NCCL's do.
+    ///
+    /// # Errors
+    /// As [`Gpu::emulated`].
+    #[cfg(any(test, feature = "emulated"))]
+    pub fn emulated_among(number: usize) -> Result<Gpu> {
+        super::emulated::Emulated::new(Precision::F32)?;
+        Ok(Gpu(Which::Emulated(Some(number))))
     }
 
     /// Compiles and loads the kernels of a precision, which would else be done when a plan first needs them.
@@ -64,7 +104,7 @@ impl Gpu {
         match &self.0 {
             Which::Card(card) => card.prepare(precision),
             #[cfg(any(test, feature = "emulated"))]
-            Which::Emulated => super::emulated::Emulated::new(precision).map(drop),
+            Which::Emulated(_) => super::emulated::Emulated::new(precision).map(drop),
         }
     }
 
@@ -73,7 +113,7 @@ impl Gpu {
         match &self.0 {
             Which::Card(card) => card.name(),
             #[cfg(any(test, feature = "emulated"))]
-            Which::Emulated => "the emulated GPU",
+            Which::Emulated(_) => "the emulated GPU",
         }
     }
 
@@ -85,7 +125,7 @@ impl Gpu {
         match &self.0 {
             Which::Card(card) => card.memory(),
             #[cfg(any(test, feature = "emulated"))]
-            Which::Emulated => Ok(super::emulated::memory()),
+            Which::Emulated(_) => Ok(super::emulated::memory()),
         }
     }
 
@@ -99,12 +139,58 @@ impl Gpu {
         super::emulated::write(precision, capability, folder)
     }
 
+    /// Where it is; none where nothing is there that adds up.
+    ///
+    /// # Errors
+    /// `Io` when a variable names an NCCL that is not there, or of the driver.
+    pub fn address(&self) -> Result<Option<GpuAddress>> {
+        match &self.0 {
+            Which::Card(card) => {
+                let Some(library) = nccl::version()? else { return Ok(None) };
+                // Without it nobody knows which machine this is.
+                let Ok(machine) = std::fs::read_to_string(BOOT) else { return Ok(None) };
+                Ok(Some(GpuAddress { machine: machine.trim().to_owned(), card: card.id()?, library }))
+            }
+            #[cfg(any(test, feature = "emulated"))]
+            Which::Emulated(number) => Ok(number.map(|number| GpuAddress {
+                machine: "this one".to_owned(),
+                card: number.to_string(),
+                library: 0,
+            })),
+        }
+    }
+
+    /// What one worker makes and all of them join with.
+    ///
+    /// # Errors
+    /// `Io` of NCCL.
+    pub fn invitation(&self) -> Result<Vec<u8>> {
+        match &self.0 {
+            Which::Card(_) => nccl::invitation(),
+            #[cfg(any(test, feature = "emulated"))]
+            Which::Emulated(_) => Ok(super::meeting::invitation()),
+        }
+    }
+
+    /// Joins the GPUs of other workers, and waits for them; `place` is this worker's rank and their number.
+    ///
+    /// # Errors
+    /// `Io` of NCCL, `Timeout`, or what the watch says.
+    pub fn join(&self, invitation: &[u8], place: [usize; 2], watch: Watch) -> Result<Peers> {
+        let with = match &self.0 {
+            Which::Card(card) => With::Nccl(Communicator::new(card, invitation, place)?),
+            #[cfg(any(test, feature = "emulated"))]
+            Which::Emulated(_) => With::Emulated(super::meeting::Seat::new(invitation, place)?),
+        };
+        Peers::new(with, place, watch)
+    }
+
     /// Streams of their own, and the kernels of a precision, which are compiled if no one has asked for them yet.
     pub(crate) fn device(&self, precision: Precision) -> Result<Arc<dyn Device>> {
         match &self.0 {
             Which::Card(card) => Card::device(card, precision),
             #[cfg(any(test, feature = "emulated"))]
-            Which::Emulated => Ok(Arc::new(super::emulated::Emulated::new(precision)?)),
+            Which::Emulated(_) => Ok(Arc::new(super::emulated::Emulated::new(precision)?)),
         }
     }
 }

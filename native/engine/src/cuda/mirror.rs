@@ -7,6 +7,7 @@ use firesteel_model::Graph;
 
 use super::gpu::Gpu;
 use super::memory::Pinned;
+use super::peers::Peers;
 use super::replica::{DeviceReplica, Done};
 use crate::batch::{Batch, Totals, Values};
 use crate::optim::Optimizer;
@@ -93,8 +94,8 @@ impl Mirror {
         self.device.copy_as(copy)
     }
 
-    pub(crate) fn train_with(&mut self, optimizer: Optimizer) -> Result<bool> {
-        self.device.train_with(optimizer)?;
+    pub(crate) fn train_with(&mut self, optimizer: Optimizer, peers: Option<Peers>) -> Result<bool> {
+        self.device.train_with(optimizer, peers)?;
         // Nobody asks for it here any more.
         self.gradient = Pinned::new(self.device.device(), 0)?;
         Ok(true)

@@ -11,7 +11,7 @@ use super::source::Arg;
 use crate::optim::{Adam, Bias, Optimizer};
 
 /// Numbers of an update that change from step to step.
-pub(crate) const NOW: usize = 9;
+pub(crate) const NOW: usize = 8;
 
 /// The state of an optimizer for a number of weights.
 #[derive(Debug)]
@@ -65,34 +65,35 @@ impl DeviceMoments {
         self.slots.iter().zip(slots).try_for_each(|(to, from)| to.set(from))
     }
 
-    /// What an update reads from the device: `learning_rate` and so on, as [`crate::Moments::update`] has them.
-    pub(crate) fn now(&mut self, learning_rate: f32, t: u64, scale: f32) -> [f32; NOW] {
+    /// What an update reads from the device: `learning_rate` and so on, as [`crate::Moments::update`] has them. The scale that
+    /// makes a mean of the gradient is there.
+    pub(crate) fn now(&mut self, learning_rate: f32, t: u64) -> [f32; NOW] {
         let of = |adam: Adam| {
-            let Adam { scale, weight_decay, keep, follow1, beta2, follow2, step, root, epsilon } = adam;
-            [scale, weight_decay, keep, follow1, beta2, follow2, step, root, epsilon]
+            let Adam { scale: _, weight_decay, keep, follow1, beta2, follow2, step, root, epsilon } = adam;
+            [weight_decay, keep, follow1, beta2, follow2, step, root, epsilon]
         };
         match self.optimizer {
             Optimizer::Sgd { weight_decay, .. } => {
-                [learning_rate, scale, weight_decay, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+                [learning_rate, weight_decay, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
             }
             Optimizer::Adam { epsilon, weight_decay, .. } => {
-                of(self.bias.at(t).adam(learning_rate, scale, epsilon, 1.0, weight_decay))
+                of(self.bias.at(t).adam(learning_rate, 1.0, epsilon, 1.0, weight_decay))
             }
             Optimizer::AdamW { epsilon, weight_decay, .. } => {
                 let keep = (1.0 - f64::from(learning_rate) * f64::from(weight_decay)) as f32;
-                of(self.bias.at(t).adam(learning_rate, scale, epsilon, keep, 0.0))
+                of(self.bias.at(t).adam(learning_rate, 1.0, epsilon, keep, 0.0))
             }
         }
     }
 
-    /// Queues the update of a part; `weights`, `gradient`, what [`DeviceMoments::now`] gave and the state of f16's scale are on
-    /// the device.
-    pub(crate) fn update(&self, part: Part, [weights, gradient, now, overflow]: [u64; 4]) -> Result<()> {
+    /// Queues the update of a part; `weights`, `gradient`, what [`DeviceMoments::now`] gave and the batch's totals are on the
+    /// device.
+    pub(crate) fn update(&self, part: Part, [weights, gradient, now, totals]: [u64; 4]) -> Result<()> {
         let place = |base: u64| Arg::Pointer(base + 4 * part.start as u64);
         let mut args = vec![place(weights), place(gradient)];
         args.extend(self.slots.iter().map(|slot| place(slot.address())));
         args.extend(part.args());
-        args.extend([now, overflow].map(Arg::Pointer));
+        args.extend([now, totals].map(Arg::Pointer));
         let kernel = match self.optimizer {
             Optimizer::Sgd { momentum: 0.0, .. } => "sgd",
             Optimizer::Sgd { momentum, nesterov, .. } => {

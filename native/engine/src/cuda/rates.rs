@@ -112,8 +112,9 @@ impl Bench {
     fn optimizers(&self) -> Result<Vec<KernelRate>> {
         let len = self.values;
         let [weights, gradient] = [self.memory(4 * len)?, self.memory(4 * len)?];
-        let (now, overflow) = (self.memory(4 * NOW)?, self.list(&[1.0f32, 0.0, 0.0, 0.0])?);
-        let at = [&weights, &gradient, &now, &overflow].map(Memory::address);
+        // A loss of 0 and a weight of 1.
+        let (now, totals) = (self.memory(4 * NOW)?, self.list(&[0.0f64, 1.0, 0.0, 0.0])?);
+        let at = [&weights, &gradient, &now, &totals].map(Memory::address);
         let sgd = |momentum| Optimizer::Sgd { momentum, nesterov: false, weight_decay: 0.0 };
         let adam = Optimizer::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
         let all = [("sgd", sgd(0.0)), ("sgd_momentum", sgd(0.9)), ("adam", adam)];

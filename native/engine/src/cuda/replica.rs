@@ -2,6 +2,7 @@
 
 mod exchange;
 mod launches;
+mod together;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,6 +19,7 @@ use super::frame::{COUNTERS, PARTS};
 use super::lower::Lowered;
 use super::memory::{Memory, Pinned};
 use super::moments::{DeviceMoments, NOW};
+use super::peers::Peers;
 use super::slot::{Layout, Slot, Words};
 use crate::batch::{Batch, Totals, Values};
 use crate::check::{check_inputs, check_length, check_outputs};
@@ -29,6 +31,7 @@ use crate::random::{dropout_key, fill};
 use crate::replica::Sink;
 use exchange::{List, Piece, pieces};
 use launches::{Phase, run};
+use together::Together;
 
 /// The scale that f16's losses, which are sums and not means, begin with.
 const SCALE: f32 = 1024.0;
@@ -64,6 +67,8 @@ pub(crate) struct DeviceReplica {
     /// Where the dense gradient lies in 16 bits on its way, on both sides.
     narrow: Option<(GradientCopy, Memory, Pinned<u16>)>,
     moments: Option<DeviceMoments>,
+    /// For workers whose devices add up among themselves.
+    together: Option<Together>,
     /// Each with what stands behind its computation and behind its copy.
     pieces: Vec<Piece>,
     /// Of each table.
@@ -125,6 +130,7 @@ impl DeviceReplica {
             early: VecDeque::new(),
             narrow: None,
             moments: None,
+            together: None,
             device: device.clone(),
             graph,
             lowered,
@@ -177,9 +183,10 @@ impl DeviceReplica {
         Ok(())
     }
 
-    /// Makes room for an optimizer's state, so that updates happen here.
-    pub(crate) fn train_with(&mut self, optimizer: Optimizer) -> Result<()> {
+    /// Makes room for an optimizer's state, so that updates happen here, by the gradient of this worker or the sum over its peers.
+    pub(crate) fn train_with(&mut self, optimizer: Optimizer, peers: Option<Peers>) -> Result<()> {
         self.early = self.settle()?.into();
+        peers.map_or(Ok(()), |peers| self.join(peers))?;
         if let Some(room) = &mut self.room {
             // They name another state, or none.
             room.slots.iter_mut().for_each(|slot| slot.captured.clear());
@@ -282,8 +289,8 @@ impl DeviceReplica {
         Ok(Some((step, Totals { loss, weight })))
     }
 
-    /// Forward, backward and update, queued: it comes back before they have been done, and gives the totals of an earlier step.
-    /// `t` counts steps from 1.
+    /// Forward, backward and update, queued: it comes back before they have been done, and gives the totals of an earlier step,
+    /// over all workers. `t` counts steps from 1.
     ///
     /// # Errors
     /// `InvalidData` when the batch does not fit the network; `Io` of anything that was queued.
@@ -293,7 +300,7 @@ impl DeviceReplica {
         batch: &Batch,
         learning_rate: f32,
     ) -> Result<Option<Done>> {
-        if batch.rows == 0 {
+        if batch.rows == 0 && self.together.is_none() {
             return Ok(Some((step, Totals::default())));
         }
         self.check(batch)?;
@@ -303,9 +310,10 @@ impl DeviceReplica {
         Ok(self.early.pop_front())
     }
 
-    /// After an error nothing is queued that uses what is written next.
+    /// After an error nothing is queued that uses what is written next, and others wait in vain.
     fn or_finish<T>(&self, queued: Result<T>) -> Result<T> {
         if queued.is_err() {
+            self.device.leave();
             // The first error is the one to tell.
             _ = self.device.finish();
         }
@@ -318,22 +326,19 @@ impl DeviceReplica {
         batch: &Batch,
         learning_rate: f32,
     ) -> Result<Option<Done>> {
-        let weight: f64 = match batch.weights {
-            Some(weights) => weights.iter().map(|w| f64::from(*w)).sum(),
-            None => batch.rows as f64,
-        };
         let (nth, done) = self.take_slot()?;
         // A step that overflowed was none.
         let t = t.saturating_sub(self.skipped).max(1);
         let moments = self.moments.as_mut().ok_or_else(|| Error::internal("there is no optimizer"))?;
-        let now = moments.now(learning_rate, t, (1.0 / weight) as f32);
+        let now = moments.now(learning_rate, t);
         let rows = self.load(nth, step, batch, now)?;
-        let mut phases = vec![Phase::Forward, Phase::Backward(0..self.lowered.backward.len())];
-        // Rows that all weigh nothing change nothing.
-        if weight > 0.0 {
-            phases.push(Phase::Update);
+        match self.together.as_ref().map(Together::len) {
+            Some(len) => self.step_together(nth, rows, len)?,
+            None => {
+                let backward = Phase::Backward(0..self.lowered.backward.len());
+                self.run_or_replay(nth, rows, Some(0), &[Phase::Forward, backward, Phase::Update])?;
+            }
         }
-        self.run_or_replay(nth, rows, (weight > 0.0).then_some(0), &phases)?;
         self.send_totals(nth, rows)?;
         self.slot(nth)?.step = Some(step);
         Ok(done)
@@ -496,6 +501,16 @@ impl DeviceReplica {
         slot.send(device.as_ref())?;
         slot.full = batch.rows * 2 > all;
         Ok(if slot.full { all } else { batch.rows })
+    }
+}
+
+impl Drop for DeviceReplica {
+    /// Others may have ended too, and not for the same reason.
+    fn drop(&mut self) {
+        let mut slots = self.room.iter().flat_map(|room| &room.slots);
+        if slots.any(|slot| slot.step.is_some()) {
+            self.device.leave();
+        }
     }
 }
 

@@ -184,9 +184,24 @@ impl Slot {
         [words[0], words[1], words[2], words[3]]
     }
 
-    /// Writes a batch, filled up with copies of its first row that weigh nothing: others might be far from all that a norm has
-    /// seen.
+    /// Writes a batch and what it says beside.
     pub(crate) fn fill(&mut self, batch: &Batch, words: Words) -> Result<()> {
+        if batch.rows > 0 {
+            self.rows(batch)?;
+        }
+        self.touch(batch)?;
+        let block = part::<u32>(&mut self.pinned, 0, KEYS + 2 * self.layout.drops + self.touched.len());
+        block[0] = batch.rows as u32;
+        block[1..KEYS].copy_from_slice(&words.now.map(f32::to_bits));
+        let keys = words.keys.iter().flatten();
+        block[KEYS..].iter_mut().zip(keys).for_each(|(to, key)| *to = *key);
+        let counts = &mut block[KEYS + 2 * self.layout.drops..];
+        counts.iter_mut().zip(&self.touched).for_each(|(to, touched)| *to = touched.len() as u32);
+        Ok(())
+    }
+
+    /// Writes rows, filled up with copies of the first that weigh nothing: others might be far from all that a norm has seen.
+    fn rows(&mut self, batch: &Batch) -> Result<()> {
         let Layout { positions, weights, targets: (targets, width), rows: room, .. } = self.layout;
         self.inputs(batch.inputs, room)?;
         put(&mut self.pinned, positions, batch.positions, room);
@@ -206,14 +221,6 @@ impl Slot {
                 put(&mut self.pinned, targets, values, room * width.unwrap_or(1));
             }
         }
-        self.touch(batch)?;
-        let block = part::<u32>(&mut self.pinned, 0, KEYS + 2 * self.layout.drops + self.touched.len());
-        block[0] = batch.rows as u32;
-        block[1..KEYS].copy_from_slice(&words.now.map(f32::to_bits));
-        let keys = words.keys.iter().flatten();
-        block[KEYS..].iter_mut().zip(keys).for_each(|(to, key)| *to = *key);
-        let counts = &mut block[KEYS + 2 * self.layout.drops..];
-        counts.iter_mut().zip(&self.touched).for_each(|(to, touched)| *to = touched.len() as u32);
         Ok(())
     }
 

@@ -75,7 +75,7 @@ pub(crate) const SOURCES: &[Source] = &[
     Source {
         name: "table.cu",
         text: include_str!("kernels/table.cu"),
-        kernels: &["gather", "scatter", "join", "part"],
+        kernels: &["gather", "scatter", "mark", "list_marked", "join", "part"],
         fuses: true,
     },
     Source {

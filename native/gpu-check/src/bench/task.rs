@@ -139,7 +139,8 @@ impl Trainer {
         let config = PlanConfig { rows, threads: 1, mode: Mode::Auto, loss, seed: 1, precision };
         let mut replica = Replica::on(gpu, graph.clone(), config)?;
         let start = replica.weights().to_vec();
-        replica.train_with(Optimizer::Sgd { momentum: MOMENTUM, nesterov: false, weight_decay: 0.0 })?;
+        replica
+            .train_with(Optimizer::Sgd { momentum: MOMENTUM, nesterov: false, weight_decay: 0.0 }, None)?;
         let mut random = Random::new(7);
         let mut values = |kind: &InputKind| match kind {
             InputKind::Dense { shape } => {

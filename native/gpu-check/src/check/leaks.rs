@@ -49,7 +49,7 @@ fn one(gpu: &Gpu, graph: &Arc<Graph>) -> Result<()> {
     let inputs = rows.inputs();
     let batch = rows.batch(&inputs, loss);
     replica.step(1, &batch, &mut ())?;
-    replica.train_with(ADAM)?;
+    replica.train_with(ADAM, None)?;
     for t in 1..=STEPS {
         replica.train(t, &batch, 0.01, t)?;
     }

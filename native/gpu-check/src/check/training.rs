@@ -71,7 +71,7 @@ impl Trial {
         let cpu = replica(graph, most, 1, Mode::Wide, loss);
         let mut alone = on_device(gpu, &cpu, graph, (most, loss, Precision::F32))?;
         let other = on_device(gpu, &cpu, graph, (most, loss, Precision::F32))?;
-        if !alone.train_with(optimizer)? {
+        if !alone.train_with(optimizer, None)? {
             return Err(wrong("updates do not happen on the device"));
         }
         let moments = || Moments::new(optimizer, graph.len());

@@ -15,9 +15,11 @@ static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     std::fs::create_dir_all(&folder).unwrap();
     let driver = folder.join("libcuda.so");
     compile("fake_cuda.cpp", &driver, &["-ldl"]);
-    for (source, within, library) in
-        [("fake_cublaslt.cpp", PRODUCTS, "libcublasLt.so"), ("fake_cudnn.cpp", CONVOLUTIONS, "libcudnn.so")]
-    {
+    for (source, within, library) in [
+        ("fake_cublaslt.cpp", PRODUCTS, "libcublasLt.so"),
+        ("fake_cudnn.cpp", CONVOLUTIONS, "libcudnn.so"),
+        ("fake_nccl.cpp", SUMS, "libnccl.so"),
+    ] {
         std::fs::create_dir(folder.join(within)).unwrap();
         compile(source, &folder.join(within).join(library), &[driver.to_str().unwrap()]);
     }
@@ -32,6 +34,9 @@ const PRODUCTS: &str = "products";
 
 /// The same of cuDNN.
 const CONVOLUTIONS: &str = "convolutions";
+
+/// The same of NCCL.
+const SUMS: &str = "sums";
 
 fn compile(source: &str, library: &Path, with: &[&str]) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(source);
@@ -195,5 +200,25 @@ fn a_library_convolves_where_it_computes_the_same() {
             line.is_some_and(|line| !line.contains(": 0 shapes") && line.ends_with(", 0 not taken")),
             "{said}"
         );
+    }
+}
+
+#[test]
+fn gpus_add_up_by_nccl() {
+    let Some(folder) = FOLDER.as_ref() else { return };
+    let path = format!("{}:{}", folder.display(), folder.join(SUMS).display());
+    let arguments = ["--quick", "--only", "peers", "--precision", "f32"];
+    for (cards, seed) in [("2", "1"), ("3", "2")] {
+        let variables = [("LD_LIBRARY_PATH", &*path), ("FAKE_CUDA_DEVICES", cards), ("FAKE_CUDA_SEED", seed)];
+        let Some(done) = check(&arguments, &variables) else { return };
+        let said = said(&done);
+        assert!(done.status.success() && said.contains(&format!("ok      {cards} GPUs, ")), "{said}");
+        assert!(said.contains("fake NCCL: ") && !said.contains("fake NCCL: 0 groups"), "{said}");
+    }
+    let without = [("LD_LIBRARY_PATH", &*path), ("FAKE_CUDA_DEVICES", "2"), ("FIRESTEEL_NCCL", "off")];
+    for (variables, words) in [(&without[..], "there is no NCCL"), (&without[..1], "there is one")] {
+        let Some(done) = check(&arguments, variables) else { return };
+        let said = said(&done);
+        assert!(done.status.success() && said.contains(words), "{said}");
     }
 }

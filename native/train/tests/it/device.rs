@@ -1,22 +1,39 @@
 //! Trainings on the kernels of a GPU, which the CPU runs thread by thread.
 
+use std::time::{Duration, Instant};
+
 use arrow_array::RecordBatch;
 use bytes::Bytes;
+use firesteel_comm::Cancel;
 use firesteel_engine::Gpu;
-use firesteel_train::{Event, Model, TrainConfig};
+use firesteel_error::Kind;
+use firesteel_train::{Event, Model, Session, TrainConfig, Trainer};
 
 use crate::rounds::by_rounds_on;
 use crate::support::*;
 
-/// Trains with some workers on one emulated GPU, from a checkpoint where there is one; the model, and rank 0's checkpoints.
+/// Workers, and whether each has a GPU to itself, which adds up with the others'.
+const WORLDS: [(usize, bool); 3] = [(1, false), (2, false), (3, true)];
+
+/// The GPU of a worker.
+fn gpu(rank: usize, own: bool) -> Gpu {
+    if own { Gpu::emulated_among(rank) } else { Gpu::emulated() }.unwrap()
+}
+
+/// Trains with some workers on emulated GPUs, from a checkpoint where there is one; the model, which is that of all workers, and
+/// rank 0's checkpoints.
 fn train_on_gpu(
     config: &TrainConfig,
     rows: &RecordBatch,
-    world: usize,
+    (world, own): (usize, bool),
     resume: Option<Bytes>,
 ) -> (Model, Vec<Bytes>) {
-    let gpu = Gpu::emulated().unwrap();
-    let mut outcomes = train_where(Talk::Local, config, &deal(rows, world), (resume, None), Some(&gpu));
+    let parts = deal(rows, world);
+    let mut outcomes = train_where(Talk::Local, config, &parts, (resume, None), |rank| Some(gpu(rank, own)));
+    for Outcome { model, events } in &outcomes[1..] {
+        assert_eq!(model.as_ref().unwrap().weights(), outcomes[0].model.as_ref().unwrap().weights());
+        assert!(!events.iter().any(|event| matches!(event, Event::Checkpoint { .. })));
+    }
     let Outcome { model, events } = outcomes.remove(0);
     assert!(
         matches!(&events[0], Event::Started { device: Some(name), .. } if name == "the emulated GPU"),
@@ -36,11 +53,11 @@ fn a_gpu_trains_what_the_cpu_trains() {
         flights(r#"{"epochs": 3, "batchSize": 32, "validationFraction": 0.2, "learningRate": 0.01}"#);
     let rows = tabular(200);
     let cpu = train(&config, &rows);
-    for world in [1, 2] {
+    for world in WORLDS {
         let (gpu, _) = train_on_gpu(&config, &rows, world, None);
         assert!(
             distance(&losses(&gpu), &losses(&cpu)) < 1e-3,
-            "{world}: {:?} {:?}",
+            "{world:?}: {:?} {:?}",
             losses(&gpu),
             losses(&cpu)
         );
@@ -49,7 +66,8 @@ fn a_gpu_trains_what_the_cpu_trains() {
     }
     let config = digits(r#"{"epochs": 2, "batchSize": 16}"#);
     let rows = images(48);
-    let apart = distance(&losses(&train_on_gpu(&config, &rows, 1, None).0), &losses(&train(&config, &rows)));
+    let apart =
+        distance(&losses(&train_on_gpu(&config, &rows, (1, false), None).0), &losses(&train(&config, &rows)));
     assert!(apart < 1e-3, "{apart}");
 }
 
@@ -58,14 +76,14 @@ fn a_gpu_goes_on_where_a_checkpoint_stopped() {
     let mut config = flights(r#"{"epochs": 4, "batchSize": 32, "learningRate": 0.01}"#);
     config.checkpoints = true;
     let rows = tabular(100);
-    for world in [1, 2] {
+    for world in WORLDS {
         let (whole, checkpoints) = train_on_gpu(&config, &rows, world, None);
         let resume = Some(checkpoints[1].clone());
         let (resumed, _) = train_on_gpu(&config, &rows, world, resume.clone());
-        assert_eq!(resumed.weights(), whole.weights(), "{world}");
+        assert_eq!(resumed.weights(), whole.weights(), "{world:?}");
         // The CPU goes on from there too.
-        let cpu = train_on(Talk::Local, &config, &deal(&rows, world), resume).remove(0).model.unwrap();
-        assert!(distance(&losses(&cpu), &losses(&whole)) < 1e-3, "{world}");
+        let cpu = train_on(Talk::Local, &config, &deal(&rows, world.0), resume).remove(0).model.unwrap();
+        assert!(distance(&losses(&cpu), &losses(&whole)) < 1e-3, "{world:?}");
     }
 }
 
@@ -78,4 +96,55 @@ fn a_round_on_a_gpu_is_that_of_the_cpu() {
     let (on_gpu, on_cpu) = (rounds(Some(&gpu)), rounds(None));
     assert_ne!(on_gpu, on_cpu, "the rounding is another");
     assert!(distance(&on_gpu, &on_cpu) < 1e-3, "{on_gpu:?} {on_cpu:?}");
+}
+
+#[test]
+fn when_a_worker_dies_the_others_gpus_do_not_wait_for_its() {
+    let config = flights(r#"{"epochs": 1000, "batchSize": 30}"#);
+    let parts = deal(&tabular(90), 3);
+    for talk in [Talk::Local, Talk::Tcp] {
+        let started = Instant::now();
+        let outcomes = together_or_dead(talk, 3, |rank, fabric| {
+            let gpu = Some(gpu(rank, true));
+            let session =
+                Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None, gpu };
+            let mut die = |event| {
+                if rank == 1 && matches!(event, Event::Epoch(ref e) if e.epoch == 2) {
+                    panic!("killed by the test");
+                }
+            };
+            let shard = shard(&config, rank, &parts[rank]);
+            Trainer::new(config.clone()).unwrap().fit(shard, session, &mut die).map(|_| ())
+        });
+        assert!(outcomes[1].is_none());
+        for rank in [0, 2] {
+            let e = outcomes[rank].as_ref().unwrap().as_ref().unwrap_err();
+            assert_eq!(e.kind(), Kind::PeerLost, "{talk:?}: {e}");
+            assert!(e.to_string().contains("rank 1"), "{talk:?}: {e}");
+        }
+        assert!(started.elapsed() < options().deadline / 2, "{talk:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_cancelled_while_gpus_add_up_stops_all() {
+    let config = flights(r#"{"epochs": 100000, "batchSize": 8}"#);
+    let parts = deal(&tabular(160), 2);
+    let started = Instant::now();
+    let outcomes = together(Talk::Local, 2, |rank, fabric| {
+        let cancel = Cancel::new();
+        let gpu = Some(gpu(rank, true));
+        let session = Session { fabric, threads: 1, cancel: cancel.clone(), resume: None, start: None, gpu };
+        if rank == 1 {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(700));
+                cancel.cancel();
+            });
+        }
+        let shard = shard(&config, rank, &parts[rank]);
+        Trainer::new(config.clone()).unwrap().fit(shard, session, &mut |_| ()).unwrap_err()
+    });
+    assert_eq!(outcomes[1].kind(), Kind::Cancelled, "{}", outcomes[1]);
+    assert_eq!(outcomes[0].kind(), Kind::PeerLost, "{}", outcomes[0]);
+    assert!(started.elapsed() < options().deadline / 2);
 }

@@ -205,20 +205,20 @@ pub fn train_from(
     resume: Option<Bytes>,
     start: Option<Arc<Model>>,
 ) -> Vec<Outcome> {
-    train_where(talk, config, parts, (resume, start), None)
+    train_where(talk, config, parts, (resume, start), |_| None)
 }
 
-/// As [`train_from`], on a GPU where there is one.
+/// As [`train_from`], each worker on its GPU.
 pub fn train_where(
     talk: Talk,
     config: &TrainConfig,
     parts: &[RecordBatch],
     (resume, start): (Option<Bytes>, Option<Arc<Model>>),
-    gpu: Option<&Gpu>,
+    gpu: impl Fn(usize) -> Option<Gpu> + Sync,
 ) -> Vec<Outcome> {
     together(talk, parts.len(), |rank, fabric| {
         let mut events = Vec::new();
-        let (resume, start, gpu) = (resume.clone(), start.clone(), gpu.cloned());
+        let (resume, start, gpu) = (resume.clone(), start.clone(), gpu(rank));
         let session = Session { fabric, threads: 1, cancel: Cancel::new(), resume, start, gpu };
         let shard = shard(config, rank, &parts[rank]);
         let model = Trainer::new(config.clone()).unwrap().fit(shard, session, &mut |e| events.push(e));

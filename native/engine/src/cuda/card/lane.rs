@@ -5,10 +5,10 @@ use std::ffi::c_void;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use cudarc::driver::result::{self, stream::StreamKind};
+use cudarc::driver::result::{self, DriverError, stream::StreamKind};
 use cudarc::driver::sys;
 use firesteel_error::{Error, Kind, Result};
 use pulp::bytemuck;
@@ -19,6 +19,7 @@ use crate::cuda::cublaslt::{Products, WORKSPACE, Workspace};
 use crate::cuda::cudnn::{self, Convolutions};
 use crate::cuda::device::{Device, Stream};
 use crate::cuda::frame::each;
+use crate::cuda::peers::{Numbers, Peers, With};
 use crate::cuda::product::Product;
 use crate::cuda::replica::widen;
 use crate::cuda::source::{Arg, Call, place};
@@ -42,6 +43,8 @@ pub(super) struct Lane {
     workspace: u64,
     /// Whether work is captured.
     capturing: AtomicBool,
+    /// Whom it adds up with.
+    peers: OnceLock<Peers>,
     /// The last, whose context the libraries need to the end.
     card: Arc<Card>,
 }
@@ -71,6 +74,7 @@ impl Lane {
             convolutions: None,
             workspace: 0,
             capturing: AtomicBool::new(false),
+            peers: OnceLock::new(),
             card: card.clone(),
         };
         for stream in &mut lane.streams {
@@ -103,7 +107,8 @@ impl Lane {
         // Without memory to try it out, ours does.
         let Ok(scratch) = self.allocate(bytes) else { return Ok(None) };
         // What is added to would grow from run to run.
-        let fresh = || if add { self.clear(scratch, bytes) } else { Ok(()) };
+        // SAFETY: so many bytes were allocated.
+        let fresh = || if add { unsafe { self.clear(scratch, bytes) } } else { Ok(()) };
         let started = Instant::now();
         let contest = Contest {
             ours: &|| fresh().and_then(|()| ours(scratch)),
@@ -186,11 +191,22 @@ impl Lane {
         Ok(())
     }
 
-    /// Queues zeros.
-    fn clear(&self, at: u64, bytes: usize) -> Result<()> {
-        // SAFETY: the callers own so much memory there.
-        let cleared = unsafe { result::memset_d8_async(at, 0, bytes, self.stream(Stream::Compute)) };
-        cleared.map_err(driver("clearing memory"))
+    /// Waits for something that is `done` when the driver says so, where `synchronize` would wait for ever for a worker that is
+    /// gone.
+    fn wait_for(
+        &self,
+        done: impl Fn() -> std::result::Result<(), DriverError>,
+        synchronize: impl FnOnce() -> std::result::Result<(), DriverError>,
+    ) -> Result<()> {
+        self.card.enter()?;
+        match self.peers.get().filter(|peers| !peers.is_given_up()) {
+            None => synchronize().map_err(driver("running kernels")),
+            Some(peers) => peers.wait(|| match done() {
+                Ok(()) => Ok(true),
+                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
+                Err(e) => Err(driver("running kernels")(e)),
+            }),
+        }
     }
 }
 
@@ -198,8 +214,9 @@ impl Drop for Lane {
     fn drop(&mut self) {
         // What failed was told to who waited last, or is nobody's.
         _ = self.finish();
-        // The library uses a stream to its end.
+        // Libraries use a stream to their end.
         self.convolutions = None;
+        _ = self.peers.take();
         if self.workspace != 0 {
             // SAFETY: it was allocated in `device`, and nothing is queued.
             unsafe { self.free(self.workspace, WORKSPACE) };
@@ -297,6 +314,40 @@ impl Device for Lane {
         copied.map_err(driver("copying within a card"))
     }
 
+    unsafe fn clear(&self, at: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.card.enter()?;
+        // SAFETY: by the caller.
+        let cleared = unsafe { result::memset_d8_async(at, 0, bytes, self.stream(Stream::Compute)) };
+        cleared.map_err(driver("clearing memory"))
+    }
+
+    fn join(&self, peers: Peers) -> Result<()> {
+        self.peers.set(peers).map_err(|_| Error::internal("a device joins others once"))
+    }
+
+    fn leave(&self) {
+        if let Some(peers) = self.peers.get() {
+            peers.give_up();
+        }
+    }
+
+    unsafe fn all_reduce(&self, sums: &[Numbers]) -> Result<()> {
+        let none = || Error::internal("a device that has joined no others is to add up with them");
+        let peers = self.peers.get().ok_or_else(none)?;
+        match peers.with() {
+            With::Nccl(communicator) => {
+                // SAFETY: by the caller.
+                unsafe { communicator.all_reduce(sums, self.stream(Stream::Out).cast()) }?;
+                peers.wait(|| communicator.is_ready())
+            }
+            #[cfg(any(test, feature = "emulated"))]
+            With::Emulated(_) => Err(none()),
+        }
+    }
+
     unsafe fn launch(&self, call: &Call) -> Result<()> {
         let Call { kernel, blocks, threads, args } = *call;
         let function = self.kernels.functions.get(kernel);
@@ -341,7 +392,8 @@ impl Device for Lane {
         let sizes = &what.sizes;
         let (len, wide) = (sizes.written() as usize, sizes.pass == Pass::Weights);
         let chosen = self.chosen(&self.kernels.chosen.convolutions, sizes, || {
-            if wide && len * self.precision.bytes() > WORKSPACE - BESIDE {
+            let beside = wide && self.precision.bytes() < 4;
+            if beside && len * self.precision.bytes() > WORKSPACE - BESIDE {
                 return Ok(None);
             }
             let others = library.algorithms(sizes, BESIDE).unwrap_or_default();
@@ -386,18 +438,21 @@ impl Device for Lane {
     }
 
     fn wait(&self, event: u64) -> Result<()> {
-        self.card.enter()?;
+        let event = event as sys::CUevent;
         // SAFETY: `event` made it.
-        unsafe { result::event::synchronize(event as sys::CUevent) }.map_err(driver("running kernels"))
+        self.wait_for(
+            || unsafe { result::event::query(event) },
+            || unsafe { result::event::synchronize(event) },
+        )
     }
 
     fn finish(&self) -> Result<()> {
-        self.card.enter()?;
-        for stream in self.streams.iter().filter(|stream| !stream.is_null()) {
+        self.streams.iter().filter(|stream| !stream.is_null()).try_for_each(|stream| {
             // SAFETY: it was made in `device`.
-            unsafe { result::stream::synchronize(*stream) }.map_err(driver("running kernels"))?;
-        }
-        Ok(())
+            let done = || unsafe { sys::cuStreamQuery(*stream) }.result();
+            // SAFETY: as above.
+            self.wait_for(done, || unsafe { result::stream::synchronize(*stream) })
+        })
     }
 
     fn begin_capture(&self) -> Result<()> {

@@ -1,15 +1,7 @@
 // One pass over weights, gradient and state, or over the `rows` of a table, each `dims` wide, that a step has touched: as many
 // as `count` says, where it is not null. No multiplication is fused with an addition (compiled so): the bits are those of the
-// CPU. `now` has what changes from step to step. Nothing is done in a step whose gradient has overflowed.
-
-#if PRECISION == 3
-#define UNSCALED(g) ((g) / overflow.scale)
-#define SKIP \
-  if (overflow.found) return
-#else
-#define UNSCALED(g) (g)
-#define SKIP
-#endif
+// CPU. `now` has what changes from step to step. The gradient is a sum, whose mean is over the batch's weight. Nothing is done
+// in a step whose rows weigh nothing, or whose gradient has overflowed.
 
 // The scale of f16's losses, so that small gradients are not lost. A step that overflows is left out and halves it, many that
 // do not double it (Micikevicius et al. 2018).
@@ -18,24 +10,43 @@ struct Overflow {
   u32 found, quiet, skipped;
 };
 
+// Sums over the rows of a batch.
+struct Totals {
+  double loss, weight;
+  Overflow overflow;
+};
+
+#if PRECISION == 3
+#define MEAN(g) ((g) / totals.overflow.scale * mean)
+#define SKIPPED (!(totals.weight > 0.0) || totals.overflow.found)
+#else
+#define MEAN(g) ((g) * mean)
+#define SKIPPED !(totals.weight > 0.0)
+#endif
+
+#define TOTALS                   \
+  const Totals totals = *sums;   \
+  const float mean = 1.0f / float(totals.weight); \
+  if (SKIPPED) return
+
 template <class I>
 __device__ __forceinline__ u64 place(I i, const u32* rows, u32 dims) {
   return rows ? u64(rows[i / dims]) * dims + i % dims : u64(i);
 }
 
 struct Sgd {
-  float learning_rate, scale, decay;
+  float learning_rate, decay;
 
-  __device__ __forceinline__ float gradient(float w, float g) const { return g * scale + decay * w; }
+  __device__ __forceinline__ float gradient(float w, float g) const { return g + decay * w; }
 };
 
 // `keep`: what AdamW's decay leaves of a weight. `follow`: 1 − β. `step`, `root`: the learning rate over the first moment's
 // bias, and 1 over the root of the second's.
 struct Adam {
-  float scale, decay, keep, follow1, beta2, follow2, step, root, epsilon;
+  float decay, keep, follow1, beta2, follow2, step, root, epsilon;
 
   __device__ __forceinline__ void update(float& w, float g, float& first, float& second) const {
-    g = g * scale + decay * w;
+    g += decay * w;
     const float m = first + (g - first) * follow1;
     const float v = second * beta2 + g * g * follow2;
     first = m;
@@ -45,28 +56,26 @@ struct Adam {
 };
 
 extern "C" __global__ void sgd(float* weights, const float* gradient, u64 len, const u32* rows, u32 dims, const u32* count,
-                               const Sgd* now, const Overflow* state) {
+                               const Sgd* now, const Totals* sums) {
   const Sgd sgd = *now;
-  const Overflow overflow = *state;
-  SKIP;
+  TOTALS;
   if (count) len = u64(*count) * dims;
   each(len, [=](auto n) {
     const u64 i = place(n, rows, dims);
     const float w = weights[i];
-    weights[i] = w - sgd.learning_rate * sgd.gradient(w, UNSCALED(gradient[i]));
+    weights[i] = w - sgd.learning_rate * sgd.gradient(w, MEAN(gradient[i]));
   });
 }
 
 extern "C" __global__ void sgd_momentum(float* weights, const float* gradient, float* running, u64 len, const u32* rows,
-                                        u32 dims, const u32* count, const Sgd* now, const Overflow* state, float momentum,
+                                        u32 dims, const u32* count, const Sgd* now, const Totals* sums, float momentum,
                                         u32 nesterov) {
   const Sgd sgd = *now;
-  const Overflow overflow = *state;
-  SKIP;
+  TOTALS;
   if (count) len = u64(*count) * dims;
   each(len, [=](auto n) {
     const u64 i = place(n, rows, dims);
-    const float w = weights[i], g = sgd.gradient(w, UNSCALED(gradient[i]));
+    const float w = weights[i], g = sgd.gradient(w, MEAN(gradient[i]));
     const float r = momentum * running[i] + g;
     running[i] = r;
     weights[i] = w - sgd.learning_rate * (nesterov ? g + momentum * r : r);
@@ -74,10 +83,9 @@ extern "C" __global__ void sgd_momentum(float* weights, const float* gradient, f
 }
 
 extern "C" __global__ void adam(float* weights, const float* gradient, float* first, float* second, u64 len, const u32* rows,
-                                u32 dims, const u32* count, const Adam* now, const Overflow* state) {
+                                u32 dims, const u32* count, const Adam* now, const Totals* sums) {
   const Adam adam = *now;
-  const Overflow overflow = *state;
-  SKIP;
+  TOTALS;
   if (count) len = u64(*count) * dims;
   if (!rows && len % 4 == 0) {
     float4* const w = reinterpret_cast<float4*>(weights);
@@ -87,10 +95,10 @@ extern "C" __global__ void adam(float* weights, const float* gradient, float* fi
     EACH(i, len / 4) {
       float4 a = w[i], b = m[i], c = v[i];
       const float4 d = g[i];
-      adam.update(a.x, UNSCALED(d.x), b.x, c.x);
-      adam.update(a.y, UNSCALED(d.y), b.y, c.y);
-      adam.update(a.z, UNSCALED(d.z), b.z, c.z);
-      adam.update(a.w, UNSCALED(d.w), b.w, c.w);
+      adam.update(a.x, MEAN(d.x), b.x, c.x);
+      adam.update(a.y, MEAN(d.y), b.y, c.y);
+      adam.update(a.z, MEAN(d.z), b.z, c.z);
+      adam.update(a.w, MEAN(d.w), b.w, c.w);
       w[i] = a;
       m[i] = b;
       v[i] = c;
@@ -99,7 +107,7 @@ extern "C" __global__ void adam(float* weights, const float* gradient, float* fi
   }
   each(len, [=](auto n) {
     const u64 i = place(n, rows, dims);
-    adam.update(weights[i], UNSCALED(gradient[i]), first[i], second[i]);
+    adam.update(weights[i], MEAN(gradient[i]), first[i], second[i]);
   });
 }
 

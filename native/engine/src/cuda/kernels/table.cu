@@ -42,6 +42,16 @@ extern "C" __global__ void scatter(const real* gradient, const u32* touched, con
   }
 }
 
+// Rows of a table that a step of this worker touched, for the sum over all workers.
+extern "C" __global__ void mark(const u32* touched, const u32* count, float* marks) {
+  EACH(i, *count) marks[touched[i]] = 1.0f;
+}
+
+// The rows that any worker touched, in no order; `count` was 0.
+extern "C" __global__ void list_marked(const float* marks, u32* touched, u32* count, u32 rows) {
+  EACH(i, rows) if (marks[i] > 0.0f) touched[atomicAdd(count, 1u)] = u32(i);
+}
+
 // Joins along the features: part (rows, width) goes to column `first` of (rows, all), or comes from there.
 extern "C" __global__ void join(const real* part, real* whole, u64 rows, u32 width, u32 all, u32 first) {
   each(rows * width, [=](auto i) { whole[u64(i / width) * all + first + i % width] = part[i]; });

@@ -5,6 +5,7 @@ use std::ops::Range;
 use firesteel_error::{Error, Result};
 
 use super::DeviceReplica;
+use super::together::Together;
 use crate::cuda::device::Stream;
 use crate::cuda::frame::{Frame, Step, Touched};
 use crate::cuda::lower::Launch;
@@ -25,6 +26,11 @@ pub(super) enum Phase {
     /// What f16 does behind backward, for a worker that does not update here.
     Unscale,
     Update,
+    /// Of workers that add up among themselves: zeros where backward writes only what it touches, marks of that, and lists of
+    /// what all have marked.
+    Clear,
+    Mark,
+    List,
 }
 
 impl DeviceReplica {
@@ -69,6 +75,9 @@ impl DeviceReplica {
             Phase::Backward(launches) => run(&self.lowered.backward[launches.clone()], &frame),
             Phase::Unscale => self.unscale(&frame, &touched),
             Phase::Update => self.update(&frame, slot, &touched),
+            Phase::Clear => self.together()?.clear(&frame, self.graph.dense_len()),
+            Phase::Mark => self.together()?.mark(&frame, &touched),
+            Phase::List => self.together()?.list(&frame, self.graph.tables().iter().map(|table| table.rows)),
         }
     }
 
@@ -133,13 +142,21 @@ impl DeviceReplica {
         frame.launch("sum_totals", 1, &[Arg::Pointer(sum + 32), Arg::Pointer(sum), Arg::U32(blocks as u32)])
     }
 
+    fn together(&self) -> Result<&Together> {
+        self.together.as_ref().ok_or_else(|| Error::internal("a replica that has joined no others"))
+    }
+
     /// What an update or an exchange goes over: all dense values, and the touched rows of each table.
     pub(super) fn parts(&self, rows: u64, touched: &[Touched]) -> Vec<Part> {
         let dense = Part { start: 0, len: self.graph.dense_len(), rows: None };
-        let tables = self.graph.tables().iter().zip(touched).map(|(table, touched)| Part {
-            start: table.range.start,
-            len: rows as usize * table.dims,
-            rows: Some((table.dims, [touched.rows, touched.count])),
+        let tables = self.graph.tables().iter().zip(touched).enumerate();
+        let tables = tables.map(|(nth, (table, touched))| match &self.together {
+            Some(together) => together.part(nth, table),
+            None => Part {
+                start: table.range.start,
+                len: rows as usize * table.dims,
+                rows: Some((table.dims, [touched.rows, touched.count])),
+            },
         });
         std::iter::once(dense).chain(tables).filter(|part| part.len > 0).collect()
     }
@@ -151,7 +168,7 @@ impl DeviceReplica {
         if self.precision == Precision::F16 {
             self.each_part(frame, "find_overflow", &parts)?;
         }
-        let at = [frame.weights, frame.gradient, now, self.overflow()];
+        let at = [frame.weights, frame.gradient, now, self.totals.address()];
         parts.iter().try_for_each(|part| moments.update(*part, at))
     }
 

@@ -69,11 +69,14 @@ fn optimizers_have_the_bits_of_the_cpu() {
             let mut expected = wave(len, 0.3);
             let found = Lines::of(&expected);
             let gradients = Lines::of(&gradient);
-            let overflow = [1.0f32, 0.0, 0.0, 0.0];
-            for t in 1..4 {
-                moments.update(0, 0.05, t, 0.25, &mut expected, &gradient);
-                let now = on_device.now(0.05, t, 0.25);
-                let at = [found.at(), gradients.at(), now.as_ptr() as u64, overflow.as_ptr() as u64];
+            for (t, weight) in [(1, 4.0f64), (2, 3.0), (3, 0.0), (4, 0.75)] {
+                // Rows that weigh nothing change nothing.
+                if weight > 0.0 {
+                    moments.update(0, 0.05, t, (1.0 / weight) as f32, &mut expected, &gradient);
+                }
+                let now = on_device.now(0.05, t);
+                let totals = [0.0, weight, 0.0, 0.0];
+                let at = [found.at(), gradients.at(), now.as_ptr() as u64, totals.as_ptr() as u64];
                 on_device.update(Part { start: 0, len, rows: None }, at).unwrap();
                 DEVICE.finish().unwrap();
             }

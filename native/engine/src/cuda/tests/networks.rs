@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use firesteel_error::Result;
+use firesteel_error::{Error, Kind, Result};
 use firesteel_model::Graph;
 
 #[path = "../../../tests/it/networks.rs"]
@@ -15,7 +16,11 @@ mod presets;
 #[allow(dead_code)]
 mod reference;
 
+#[path = "../../../tests/it/together.rs"]
+mod together;
+
 use presets::{ADAM, MOMENTUM, loss_of, presets, update};
+use together::Case;
 
 use crate::batch::Totals;
 use crate::cuda::Gpu;
@@ -25,7 +30,7 @@ use crate::cuda::replica::DeviceReplica;
 use crate::loss::Loss;
 use crate::optim::Moments;
 use crate::precision::{GradientCopy, Precision};
-use crate::{Mode, PlanConfig, Replica, Sink};
+use crate::{Mode, PlanConfig, Replica, Sink, Watch};
 
 /// Relative to the largest.
 fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
@@ -61,7 +66,7 @@ fn ten_steps_of_every_preset_are_those_of_the_cpu() {
             let mut cpu = networks::replica(&graph, most, 1, Mode::Wide, loss);
             let mut alone = on_device(&cpu, &graph, most, loss, Precision::F32);
             let mut other = on_device(&cpu, &graph, most, loss, Precision::F32);
-            assert!(alone.train_with(optimizer).unwrap());
+            assert!(alone.train_with(optimizer, None).unwrap());
             let mut moments = [(); 2].map(|()| Moments::new(optimizer, graph.len()).unwrap());
             let (mut expected, mut found) = (Vec::new(), Vec::new());
             for t in 1..=10 {
@@ -164,13 +169,7 @@ fn precisions_are_as_far_from_f32_as_they_say() {
 
 #[test]
 fn gradients_leave_in_pieces_and_in_fewer_bits() {
-    // Two pieces and a table behind them.
-    let inputs =
-        r#"{"name":"x","kind":{"dense":{"shape":[1100]}}},{"name":"i","kind":{"index":{"cardinality":9}}}"#;
-    let layers = r#"{"name":"a","op":{"linear":{"outputs":1000}},"inputs":["x"]},
-        {"name":"e","op":{"embedding":{"dims":1000}},"inputs":["i"]},{"name":"s","op":"add","inputs":["a","e"]},
-        {"name":"b","op":{"linear":{"outputs":1000}}},{"name":"c","op":{"linear":{"outputs":3}}}"#;
-    let graph = networks::graph(inputs, layers);
+    let graph = large();
     let (loss, rows) = (Loss::SoftmaxCrossEntropy, 5);
     let mut cpu = networks::replica(&graph, rows, 1, Mode::Wide, loss);
     let batch = networks::Rows::new(&graph, rows, 8);
@@ -191,6 +190,16 @@ fn gradients_leave_in_pieces_and_in_fewer_bits() {
         assert!(far < most && far != before, "{copy:?}: {far}");
         before = far;
     }
+}
+
+/// Whose gradient is two pieces, and a table behind them.
+fn large() -> Arc<Graph> {
+    let inputs =
+        r#"{"name":"x","kind":{"dense":{"shape":[1100]}}},{"name":"i","kind":{"index":{"cardinality":9}}}"#;
+    let layers = r#"{"name":"a","op":{"linear":{"outputs":1000}},"inputs":["x"]},
+        {"name":"e","op":{"embedding":{"dims":1000}},"inputs":["i"]},{"name":"s","op":"add","inputs":["a","e"]},
+        {"name":"b","op":{"linear":{"outputs":1000}}},{"name":"c","op":{"linear":{"outputs":3}}}"#;
+    networks::graph(inputs, layers)
 }
 
 /// The ranges that a step tells of.
@@ -246,7 +255,7 @@ fn a_step_of_halves_that_overflows_is_left_out() {
     let cpu = networks::replica(&graph, rows, 1, Mode::Wide, loss);
     let [mut whole, mut without, mut apart] =
         [(); 3].map(|()| on_device(&cpu, &graph, rows, loss, Precision::F16));
-    assert!(whole.train_with(ADAM).unwrap() && without.train_with(ADAM).unwrap());
+    assert!(whole.train_with(ADAM, None).unwrap() && without.train_with(ADAM, None).unwrap());
     let mut t = 0;
     for step in 1..=5 {
         let mut batch = networks::Rows::new(&graph, rows, step);
@@ -273,4 +282,138 @@ fn a_step_of_halves_that_overflows_is_left_out() {
     // Only the scale differs, by a power of two, and with it what of small gradients is lost.
     close("weights", whole.weights(), without.weights(), 1e-5);
     assert!(distance(whole.weights(), cpu.weights()) > 0.01);
+}
+
+/// Workers that add up among themselves on emulated devices.
+fn emulated(workers: usize) -> Vec<Gpu> {
+    (0..workers).map(|number| Gpu::emulated_among(number).unwrap()).collect()
+}
+
+#[test]
+fn workers_that_add_up_train_what_the_cpu_does() {
+    for (name, graph) in presets() {
+        for (optimizer, rate) in [(ADAM, 0.003), (MOMENTUM, 0.01)] {
+            // Images take the emulated device a while.
+            let (most, workers) = if name.contains("lenet5") { (3, 2) } else { (12, 3) };
+            let graph = graph.clone();
+            let case =
+                Case { graph, precision: Precision::F32, optimizer, rate, steps: 12, most, heavy: None };
+            let all = case.on(&emulated(workers)).unwrap();
+            let expected = case.on_cpu(workers).unwrap();
+            for found in &all {
+                assert_eq!(found.weights, all[0].weights, "{name}");
+                assert_eq!(found.state, all[0].state, "{name}");
+                assert_eq!(found.totals, all[0].totals, "{name}");
+            }
+            close(name, &all[0].weights, &expected.weights, 3e-4);
+            for (found, expected) in all[0].state.iter().zip(&expected.state) {
+                close(name, found, expected, 3e-4);
+            }
+            for ((step, found), (t, expected)) in all[0].totals.iter().zip(&expected.totals) {
+                assert_eq!((step, found.weight as f32), (t, expected.weight as f32), "{name}");
+                assert!(
+                    (found.loss - expected.loss).abs() < 2e-4 * expected.loss.abs().max(1.0),
+                    "{name} {t}"
+                );
+            }
+            assert_eq!(all[0].totals.len(), expected.totals.len());
+        }
+    }
+}
+
+#[test]
+fn sums_begin_while_backward_runs() {
+    let (graph, precision) = (large(), Precision::F32);
+    let case = Case { graph, precision, optimizer: MOMENTUM, rate: 0.001, steps: 6, most: 4, heavy: None };
+    let all = case.on(&emulated(2)).unwrap();
+    assert_eq!(all[0].weights, all[1].weights);
+    close("large", &all[0].weights, &case.on_cpu(2).unwrap().weights, 3e-4);
+}
+
+#[test]
+fn workers_that_add_up_halves_stay_alike() {
+    let (_, graph) = presets().remove(2);
+    for heavy in [None, Some(6)] {
+        let (graph, precision) = (graph.clone(), Precision::F16);
+        let case = Case { graph, precision, optimizer: MOMENTUM, rate: 0.01, steps: 12, most: 12, heavy };
+        let all = case.on(&emulated(3)).unwrap();
+        for found in &all {
+            assert_eq!(found.weights, all[0].weights);
+            assert!(found.weights.iter().all(|weight| weight.is_finite()));
+        }
+        if heavy.is_none() {
+            let far = distance(&all[0].weights, &case.on_cpu(3).unwrap().weights);
+            assert!(far < 5e-3, "{far}");
+        }
+    }
+}
+
+/// The watch of a worker whose others are lost after a while.
+fn lost_after(span: Duration) -> Watch {
+    let started = Instant::now();
+    let check = move || match started.elapsed() < span {
+        true => Ok(()),
+        false => Err(Error::new(Kind::PeerLost, "rank 0 lost rank 1: it panicked")),
+    };
+    Watch { check: Box::new(check), deadline: Duration::from_secs(60) }
+}
+
+#[test]
+fn a_worker_whose_peer_is_gone_ends_with_its_name() {
+    let gpus = emulated(2);
+    let invitation = gpus[0].invitation().unwrap();
+    // One that never comes.
+    let e = gpus[0].join(&invitation, [0, 2], lost_after(Duration::from_millis(50))).unwrap_err();
+    assert_eq!(e.kind(), Kind::PeerLost);
+    let deadline = Duration::from_millis(50);
+    let late = Watch { check: Box::new(|| Ok(())), deadline };
+    let e = gpus[0].join(&gpus[0].invitation().unwrap(), [0, 2], late).unwrap_err();
+    assert_eq!(
+        (e.kind(), e.to_string().as_str()),
+        (Kind::Timeout, "rank 0 waited 0.05 s for the GPUs of the other workers")
+    );
+    // One that joins, and does no more.
+    let (_, graph) = presets().remove(0);
+    let invitation = gpus[0].invitation().unwrap();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| gpus[1].join(&invitation, [1, 2], lost_after(Duration::MAX)).unwrap());
+        let peers = gpus[0].join(&invitation, [0, 2], lost_after(Duration::from_millis(300))).unwrap();
+        let _other = other.join().unwrap();
+        let loss = loss_of(&graph);
+        let cpu = networks::replica(&graph, 8, 1, Mode::Wide, loss);
+        let mut replica = on_device(&cpu, &graph, 8, loss, Precision::F32);
+        replica.train_with(ADAM, Some(peers)).unwrap();
+        let rows = networks::Rows::new(&graph, 8, 1);
+        let inputs = rows.inputs();
+        let mut step = |t| replica.train(t, &rows.batch(&inputs, loss), 0.01, t);
+        let e = (1..4).find_map(|t| step(t).err()).unwrap();
+        assert_eq!((e.kind(), e.to_string().as_str()), (Kind::PeerLost, "rank 0 lost rank 1: it panicked"));
+    });
+}
+
+#[test]
+fn a_worker_that_ends_amid_a_step_waits_for_nobody() {
+    let gpus = emulated(2);
+    let (_, graph) = presets().remove(0);
+    let (loss, invitation) = (loss_of(&graph), gpus[0].invitation().unwrap());
+    let cpu = networks::replica(&graph, 8, 1, Mode::Wide, loss);
+    let train = |rank: usize, steps: u64| {
+        let peers = gpus[rank].join(&invitation, [rank, 2], lost_after(Duration::MAX)).unwrap();
+        let mut replica = on_device(&cpu, &graph, 8, loss, Precision::F32);
+        replica.train_with(ADAM, Some(peers)).unwrap();
+        let rows = networks::Rows::new(&graph, 8, 1);
+        let inputs = rows.inputs();
+        for t in 1..=steps {
+            replica.train(t, &rows.batch(&inputs, loss), 0.01, t).unwrap();
+        }
+        replica
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| train(1, 4).settle().unwrap());
+        let replica = train(0, 5);
+        let started = Instant::now();
+        drop(replica);
+        assert!(started.elapsed() < Duration::from_secs(20));
+        other.join().unwrap();
+    });
 }
