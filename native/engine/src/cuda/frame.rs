@@ -156,11 +156,35 @@ impl Frame<'_> {
         sums: u64,
         args: &[Arg],
     ) -> Result<()> {
-        let tiles = (width as u64).div_ceil(32);
-        let room = PARTS as u64 / (32 * 8 * sums) / tiles.max(1);
+        self.sum(kernel, (width as u64).div_ceil(32), rows / SHARE, 32 * sums, (rows, width), args)
+    }
+
+    /// The same of each feature of (rows, features, inner).
+    pub(crate) fn features(
+        &self,
+        kernel: &'static str,
+        [features, inner]: [usize; 2],
+        sums: u64,
+        args: &[Arg],
+    ) -> Result<()> {
+        let most = self.rows * inner as u64 / (SHARE / 8 * u64::from(THREADS));
+        self.sum(kernel, features as u64, most, sums, (self.rows, features), args)
+    }
+
+    /// One that makes so many sums of each tile, shared by `most` blocks at most.
+    fn sum(
+        &self,
+        kernel: &'static str,
+        tiles: u64,
+        most: u64,
+        sums: u64,
+        (rows, width): (u64, usize),
+        args: &[Arg],
+    ) -> Result<()> {
+        let room = PARTS as u64 / (8 * sums) / tiles.max(1);
         let processors = u64::from(self.device.processors());
         let wanted = if tiles > COUNTERS as u64 { 1 } else { (2 * processors).div_ceil(tiles.max(1)) };
-        let splits = wanted.min(rows / SHARE).min(room).max(1);
+        let splits = wanted.min(most).min(room).max(1);
         let [parts, arrived] = self.parts;
         let work = Columns { rows, width: width as u32, splits: splits as u32, parts, arrived };
         self.launch(kernel, tiles * splits, &[args, &[Arg::Columns(work)]].concat())

@@ -311,8 +311,7 @@ impl<'g> Lowering<'g> {
             if inner == 1 {
                 return frame.columns("sum_columns", frame.rows, features, 1, &[from, to]);
             }
-            let args = [from, to, Arg::U64(frame.rows), count(features), count(inner)];
-            frame.launch("sum_features", features as u64, &args)
+            frame.features("sum_features", [features, inner], 1, &[from, to, count(inner)])
         });
     }
 }

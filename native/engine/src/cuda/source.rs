@@ -68,6 +68,7 @@ pub(crate) const SOURCES: &[Source] = &[
             "batch_norm_measure",
             "batch_norm_recall",
             "batch_norm",
+            "batch_norm_parameters",
             "batch_norm_backward",
         ],
         fuses: true,

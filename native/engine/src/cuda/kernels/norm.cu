@@ -1,13 +1,5 @@
-// Layer norm: a warp a row of the last axis. Batch norm: a block a feature. `statistics` has the mean and 1/√(variance + ε)
+// Layer norm: a warp a row of the last axis. Batch norm: some blocks a feature. `statistics` has the mean and 1/√(variance + ε)
 // of each.
-
-// Of all `len` values that `value` gives, in every thread of the block. There are fewer than 2³² of a feature.
-template <class F>
-__device__ __forceinline__ double block_mean(u32 len, F value) {
-  double sum = 0.0;
-  for (u32 i = threadIdx.x; i < len; i += blockDim.x) sum += double(value(i));
-  return block_sum(sum) / double(len);
-}
 
 extern "C" __global__ void layer_norm(const real* from, const float* weight, const float* bias, real* to,
                                       float* statistics, u64 rows, u32 width, float epsilon) {
@@ -50,6 +42,7 @@ extern "C" __global__ void layer_norm_backward(const real* gradient, const real*
 }
 
 // How columns are added up: `splits` blocks each 32 columns, each some of the rows. The last of them to come adds the parts up.
+// The same of features, a feature for 32 columns.
 struct Columns {
   u64 rows;
   u32 width, splits;
@@ -125,35 +118,70 @@ extern "C" __global__ void sum_columns(const real* from, float* to, Columns work
       [=](u32 column, const double (&sums)[1]) { to[column] = float(sums[0]); });
 }
 
-// The same of (rows, features, inner), a block a feature.
-extern "C" __global__ void sum_features(const real* from, float* sums, u64 rows, u32 features, u32 inner) {
-  for (u32 feature = blockIdx.x; feature < features; feature += gridDim.x) {
-    double sum = 0.0;
-    for (u32 i = threadIdx.x; i < u32(rows) * inner; i += blockDim.x)
-      sum += double(from[(u64(i / inner) * features + feature) * inner + i % inner]);
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) sums[feature] = float(sum);
+// `write(feature, sums)` of what `add(i, at, sums)` adds for value `i` of the feature's, at its place in (rows, features, inner).
+// There are fewer than 2³² of a feature. Always the same order.
+template <u32 N, class A, class W>
+__device__ __forceinline__ void sum_each_feature(const Columns& work, u32 values, u32 inner, A add, W write) {
+  const u32 share = values / work.splits + (values % work.splits ? 1 : 0);
+  for (u32 one = blockIdx.x; one < work.width * work.splits; one += gridDim.x) {
+    const u32 feature = one / work.splits, split = one % work.splits;
+    const u32 begin = share * split < values ? share * split : values;
+    const u32 end = values - begin < share ? values : begin + share;
+    double sums[N] = {};
+    for (u32 i = begin + threadIdx.x; i < end; i += blockDim.x)
+      add(feature, (u64(i / inner) * work.width + feature) * inner + i % inner, sums);
+#pragma unroll
+    for (u32 n = 0; n < N; ++n) sums[n] = block_sum(sums[n]);
+    if (work.splits > 1) {
+      double* const parts = work.parts + u64(feature) * work.splits * N;
+      if (threadIdx.x == 0)
+#pragma unroll
+        for (u32 n = 0; n < N; ++n) parts[split * N + n] = sums[n];
+      if (!comes_last(work.arrived, feature, work.splits)) continue;
+#pragma unroll
+      for (u32 n = 0; n < N; ++n) {
+        sums[n] = 0.0;
+        for (u32 i = 0; i < work.splits; ++i) sums[n] += parts[i * N + n];
+      }
+    }
+    if (threadIdx.x == 0) write(feature, sums);
   }
 }
 
-// Measures the first `rows` of the batch, those that are not there to fill it up, and remembers it as PyTorch does: `running = (1 − momentum)·running + momentum·batch`, the variance
-// unbiased.
+// The sums of (rows, features, inner) a feature: the gradient of a bias.
+extern "C" __global__ void sum_features(const real* from, float* to, u32 inner, Columns work) {
+  sum_each_feature<1>(
+      work, u32(work.rows) * inner, inner,
+      [=](u32, u64 at, double (&sums)[1]) { sums[0] += double(float(from[at])); },
+      [=](u32 feature, const double (&sums)[1]) { to[feature] = float(sums[0]); });
+}
+
+// Measures the first `rows` of the batch, those that are not there to fill it up, and remembers it as PyTorch does:
+// `running = (1 − momentum)·running + momentum·batch`, the variance unbiased. Values are taken from the feature's first, so that
+// no digits are lost where they are far from 0.
 extern "C" __global__ void batch_norm_measure(const real* from, float* statistics, float* running_mean,
-                                              float* running_variance, const u32* rows, u32 features, u32 inner,
-                                              float epsilon, float momentum) {
-  for (u32 feature = blockIdx.x; feature < features; feature += gridDim.x) {
-    const u32 count = *rows * inner;
-    const auto value = [=](u32 i) { return from[(u64(i / inner) * features + feature) * inner + i % inner]; };
-    const float mean = float(block_mean(count, value));
-    const double variance = block_mean(count, [=](u32 i) { return (value(i) - mean) * (value(i) - mean); });
-    if (threadIdx.x == 0) {
-      statistics[2 * feature] = mean;
-      statistics[2 * feature + 1] = 1.0f / sqrtf(float(variance) + epsilon);
-      const float unbiased = float(count > 1 ? variance * double(count) / double(count - 1) : variance);
-      running_mean[feature] = (1.0f - momentum) * running_mean[feature] + momentum * mean;
-      running_variance[feature] = (1.0f - momentum) * running_variance[feature] + momentum * unbiased;
-    }
-  }
+                                              float* running_variance, const u32* rows, u32 inner, float epsilon,
+                                              float momentum, Columns work) {
+  const u32 count = *rows * inner;
+  sum_each_feature<2>(
+      work, count, inner,
+      [=](u32 feature, u64 at, double (&sums)[2]) {
+        const double apart = double(float(from[at])) - double(float(from[u64(feature) * inner]));
+        sums[0] += apart;
+        sums[1] += apart * apart;
+      },
+      [=](u32 feature, const double (&sums)[2]) {
+        const double n = double(count), apart = sums[0] / n;
+        const float mean = float(double(float(from[u64(feature) * inner])) + apart);
+        const double squares = sums[1] - sums[0] * apart;
+        // Not of NaN.
+        const double variance = squares < 0.0 ? 0.0 : squares / n;
+        statistics[2 * feature] = mean;
+        statistics[2 * feature + 1] = 1.0f / sqrtf(float(variance) + epsilon);
+        const float unbiased = float(count > 1 ? variance * n / (n - 1.0) : variance);
+        running_mean[feature] = (1.0f - momentum) * running_mean[feature] + momentum * mean;
+        running_variance[feature] = (1.0f - momentum) * running_variance[feature] + momentum * unbiased;
+      });
 }
 
 // What inference standardises by.
@@ -173,30 +201,38 @@ extern "C" __global__ void batch_norm(const real* from, const float* statistics,
   });
 }
 
-// A block a feature: the gradients of weight and bias, and that of the source where `to` is not null, which has `room` rows.
+// The gradients of weight and bias.
+extern "C" __global__ void batch_norm_parameters(const real* gradient, const real* from, const float* statistics,
+                                                 float* by_weight, float* by_bias, const u32* rows, u32 inner,
+                                                 Columns work) {
+  sum_each_feature<2>(
+      work, *rows * inner, inner,
+      [=](u32 feature, u64 at, double (&sums)[2]) {
+        const float g = gradient[at];
+        sums[0] += double(g);
+        sums[1] += double(g * (from[at] - statistics[2 * feature]) * statistics[2 * feature + 1]);
+      },
+      [=](u32 feature, const double (&sums)[2]) {
+        by_bias[feature] = float(sums[0]);
+        by_weight[feature] = float(sums[1]);
+      });
+}
+
+// The gradient of the source, which has `len` values, from those of weight and bias; none for rows that fill the batch up.
 extern "C" __global__ void batch_norm_backward(const real* gradient, const real* from, const float* statistics,
-                                               const float* weight, float* by_weight, float* by_bias, real* to,
-                                               const u32* rows, u64 room, u32 features, u32 inner, u32 add) {
-  for (u32 feature = blockIdx.x; feature < features; feature += gridDim.x) {
-    const u32 count = *rows * inner;
-    const float mean = statistics[2 * feature], scale = statistics[2 * feature + 1];
-    const auto place = [=](u32 i) { return (u64(i / inner) * features + feature) * inner + i % inner; };
-    const double sum = block_mean(count, [=](u32 i) { return gradient[place(i)]; });
-    const double along =
-        block_mean(count, [=](u32 i) { return gradient[place(i)] * (from[place(i)] - mean) * scale; });
-    if (threadIdx.x == 0) {
-      by_weight[feature] = float(along * double(count));
-      by_bias[feature] = float(sum * double(count));
+                                               const float* weight, const float* by_weight, const float* by_bias, real* to,
+                                               const u32* rows, u64 len, u32 features, u32 inner, u32 add) {
+  const u64 measured = u64(*rows) * features * inner;
+  const float count = float(*rows * inner);
+  each(len, [=](auto i) {
+    if (i >= measured) {
+      if (!add) to[i] = 0.0f;
+      return;
     }
-    if (!to) continue;
-    for (u32 i = threadIdx.x; i < u32(room) * inner; i += blockDim.x) {
-      const u64 at = place(i);
-      if (i >= count) {
-        if (!add) to[at] = 0.0f;
-        continue;
-      }
-      const float g = weight[feature] * scale * (gradient[at] - float(sum) - (from[at] - mean) * scale * float(along));
-      to[at] = add ? to[at] + g : g;
-    }
-  }
+    const u32 feature = u32(i / inner % features);
+    const float scale = statistics[2 * feature + 1], x = (from[i] - statistics[2 * feature]) * scale;
+    const float sum = by_bias[feature] / count, along = by_weight[feature] / count;
+    const float g = weight[feature] * scale * (gradient[i] - sum - x * along);
+    to[i] = add ? to[i] + g : g;
+  });
 }

@@ -433,10 +433,9 @@ impl Lowering<'_> {
                 let args = [mean, variance, statistics, count(features), epsilon];
                 return frame.each("batch_norm_recall", features as u64, &args);
             };
-            let sizes = [Arg::Pointer(step.count), count(features), count(inner)];
             let pointers = [frame.pointer(source.at), statistics, mean, variance];
-            let args = [&pointers[..], &sizes, &[epsilon, Arg::F32(momentum)]].concat();
-            frame.launch("batch_norm_measure", features as u64, &args)
+            let rest = [Arg::Pointer(step.count), count(inner), epsilon, Arg::F32(momentum)];
+            frame.features("batch_norm_measure", [features, inner], 2, &[pointers, rest].concat())
         });
         self.call(&[source.at, result.at], move |frame| {
             let len = frame.rows * result.len as u64;
@@ -446,21 +445,23 @@ impl Lowering<'_> {
         });
         self.backwards.push(Box::new(move |lowering| {
             let gradient = result.gradient.expect("a layer with weights has a gradient");
-            let edge = lowering.edge(source);
-            let mut uses = vec![gradient, source.at];
-            uses.extend(edge.map(|(to, _)| to));
-            lowering.call(&uses, move |frame| {
-                let pointers = [gradient, source.at, statistics, At::Weights(weight)];
-                let results = [At::Gradient(weight), At::Gradient(bias)];
-                let to = optional(frame, edge.map(|(to, _)| to));
-                let rows = [Arg::Pointer(frame.training.map_or(0, |step| step.count)), Arg::U64(frame.rows)];
-                let sizes = [rows[0], rows[1], count(features), count(inner)];
-                let add = flag(edge.is_some_and(|(_, add)| add));
-                let pointers = pointers.map(|at| frame.pointer(at));
-                let results = results.map(|at| frame.pointer(at));
-                let args = [&pointers[..], &results, &[to], &sizes, &[add]].concat();
-                frame.launch("batch_norm_backward", features as u64, &args)
+            let rows = |frame: &Frame| Arg::Pointer(frame.training.map_or(0, |step| step.count));
+            let by = [At::Gradient(weight), At::Gradient(bias)];
+            lowering.call(&[gradient, source.at], move |frame| {
+                let pointers = [gradient, source.at, statistics, by[0], by[1]].map(|at| frame.pointer(at));
+                let args = [&pointers[..], &[rows(frame), count(inner)]].concat();
+                frame.features("batch_norm_parameters", [features, inner], 2, &args)
             });
+            if let Some((to, add)) = lowering.edge(source) {
+                lowering.call(&[gradient, source.at, to], move |frame| {
+                    let read = [gradient, source.at, statistics, At::Weights(weight), by[0], by[1]];
+                    let len = frame.rows * result.len as u64;
+                    let sizes = [rows(frame), Arg::U64(len), count(features), count(inner), flag(add)];
+                    let pointers = read.map(|at| frame.pointer(at));
+                    let args = [&pointers[..], &[frame.pointer(to)], &sizes].concat();
+                    frame.each("batch_norm_backward", len, &args)
+                });
+            }
             [0, 1].into_iter().for_each(|index| lowering.finishes(node, index));
         }));
     }

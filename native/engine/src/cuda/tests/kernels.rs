@@ -310,35 +310,50 @@ fn layer_norm_is_its_definition_in_every_order() {
 
 #[test]
 fn batch_norm_is_its_definition_in_every_order() {
-    for (rows, features, inner) in [(9, 5, 1), (6, 3, 35)] {
+    // One block a feature, and several.
+    for (rows, features, inner, splits) in
+        [(9, 5, 1, 1), (6, 3, 35, 1), (6, 3, 35, 4), (11, 2, 7, 3), (3, 2, 1, 5)]
+    {
         let len = rows * features * inner;
-        let (x, g) = (wave(len, 0.61), wave(len, 0.29));
+        // Far from 0.
+        let x: Vec<f32> = wave(len, 0.61).iter().map(|x| x + 8.0).collect();
+        let g = wave(len, 0.29);
         let (weight, bias) = (wave(features, 0.8), wave(features, 1.9));
         let places = |feature: usize| {
             (0..rows).flat_map(move |row| (0..inner).map(move |i| (row * features + feature) * inner + i))
         };
         for seed in SEEDS {
             DEVICE.reseed(seed).unwrap();
+            let (mut parts, mut arrived) = (vec![f64::NAN; features * splits * 2], vec![0u32; features]);
+            let work = Arg::Columns(Columns {
+                rows: rows as u64,
+                width: features as u32,
+                splits: splits as u32,
+                parts: parts.as_mut_ptr() as u64,
+                arrived: arrived.as_mut_ptr() as u64,
+            });
             let (mut statistics, mut y) = (vec![f32::NAN; 2 * features], vec![f32::NAN; len]);
             let (mut mean, mut variance) = (vec![0.5; features], vec![2.0; features]);
-            let sizes = [Arg::U32(features as u32), Arg::U32(inner as u32)];
-            let count = [rows as u32];
-            let shape = [&[pointer(&count)][..], &sizes].concat();
+            let (inner, count) = (Arg::U32(inner as u32), [rows as u32]);
+            let sizes = [Arg::U32(features as u32), inner];
             let out = [written(&mut statistics), written(&mut mean), written(&mut variance)];
-            let rest = [Arg::F32(0.2), Arg::F32(0.3)];
-            launch("batch_norm_measure", 2, 64, &[&[pointer(&x)], &out[..], &shape, &rest].concat());
+            let rest = [pointer(&count), inner, Arg::F32(0.2), Arg::F32(0.3), work];
+            launch("batch_norm_measure", 4, 64, &[&[pointer(&x)], &out[..], &rest].concat());
             let read = [pointer(&x), pointer(&statistics), pointer(&weight), pointer(&bias)];
-            let rest = [Arg::U64(len as u64), Arg::U32(features as u32), Arg::U32(inner as u32)];
+            let rest = [Arg::U64(len as u64), sizes[0], inner];
             launch("batch_norm", 2, 64, &[&read[..], &[written(&mut y)], &rest].concat());
             let mut to = vec![f32::NAN; len];
             let (mut by_weight, mut by_bias) = (vec![f32::NAN; features], vec![f32::NAN; features]);
             let mut sums = vec![f32::NAN; features];
-            let read = [pointer(&g), pointer(&x), pointer(&statistics), pointer(&weight)];
-            let out = [written(&mut by_weight), written(&mut by_bias), written(&mut to)];
-            let room = [pointer(&count), Arg::U64(rows as u64)];
-            launch("batch_norm_backward", 2, 64, &[&read[..], &out, &room, &sizes, &[Arg::U32(0)]].concat());
-            let whole = [written(&mut sums), room[1]];
-            launch("sum_features", 2, 64, &[&[pointer(&g)], &whole[..], &sizes].concat());
+            let read = [pointer(&g), pointer(&x), pointer(&statistics)];
+            let out = [written(&mut by_weight), written(&mut by_bias), pointer(&count), inner, work];
+            launch("batch_norm_parameters", 4, 64, &[&read[..], &out].concat());
+            let more =
+                [pointer(&weight), pointer(&by_weight), pointer(&by_bias), written(&mut to), pointer(&count)];
+            let rest = [Arg::U64(len as u64), sizes[0], inner, Arg::U32(0)];
+            launch("batch_norm_backward", 2, 64, &[&read[..], &more, &rest].concat());
+            launch("sum_features", 4, 64, &[pointer(&g), written(&mut sums), inner, work]);
+            assert!(arrived.iter().all(|arrived| *arrived == 0));
             for feature in 0..features {
                 let values: Vec<f32> = places(feature).map(|at| x[at]).collect();
                 let gradient: Vec<f64> =
