@@ -1,9 +1,11 @@
 // NCCL on the driver of `fake_cuda.cpp`: sums over the cards of one process, computed by the host. Nothing blocks, as was asked of
-// it: what is begun is queued, and a worker has joined, only some looks later. Whoever goes on before that is found out.
+// it: what is begun is queued, and a worker has joined, only some looks later. Whoever goes on before that is found out. Only who
+// leaves waits, until all have left: so does the real one within a machine.
 
 #include <unistd.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -18,7 +20,7 @@
 
 namespace {
 
-enum Status { SUCCESS = 0, INVALID_ARGUMENT = 4, REMOTE_ERROR = 6, IN_PROGRESS = 7 };
+enum Status { SUCCESS = 0, INVALID_ARGUMENT = 4, IN_PROGRESS = 7 };
 enum Type { FLOAT32 = 7, FLOAT64 = 8 };
 
 constexpr int SUM = 0, VERSION = 22703, UNDEFINED = INT32_MIN;
@@ -54,7 +56,7 @@ struct Round {
 };
 
 struct Meeting {
-  unsigned world, finalized = 0;
+  unsigned world, finalized = 0, left = 0;
   std::set<unsigned> ranks;
   std::set<int> cards;
   std::map<std::uint64_t, Round> rounds;
@@ -72,6 +74,7 @@ struct Communicator {
 
 Library library("NCCL");
 std::mutex lock;
+std::condition_variable somebody_left;
 std::map<std::string, std::shared_ptr<Meeting>> meetings;
 std::atomic<unsigned> ids{0}, all_reduced{0};
 thread_local unsigned depth = 0;
@@ -86,6 +89,14 @@ void end() {
 using Handle = std::shared_ptr<Communicator>;
 
 Communicator& there(void* handle) { return **&library.there<Handle>(handle); }
+
+// Waits until all who have joined have left.
+void leave(Meeting& meeting) {
+  std::unique_lock<std::mutex> locked(lock);
+  ++meeting.left;
+  somebody_left.notify_all();
+  somebody_left.wait(locked, [&] { return meeting.left == meeting.ranks.size(); });
+}
 
 // What all have put there.
 void add(const Round& round, const Sum& sum, char* to, std::size_t offset) {
@@ -203,6 +214,8 @@ int ncclCommGetAsyncError(void* handle, int* state) {
   return SUCCESS;
 }
 
+const char* ncclGetLastError(void*) { return "fake NCCL says no"; }
+
 int ncclGroupStart() {
   ++depth;
   return SUCCESS;
@@ -244,16 +257,19 @@ int ncclCommDestroy(void* handle) {
   Communicator& one = there(handle);
   if (!one.finalized || one.late) library.misuse("it is destroyed before its end");
   if (one.queued) library.misuse("sums are queued");
+  leave(*one.meeting);
   library.give_back<Handle>(handle);
   return SUCCESS;
 }
 
 int ncclCommAbort(void* handle) {
   fake_cuda_outside("ncclCommAbort", nullptr);
+  const std::shared_ptr<Communicator> one = library.there<Handle>(handle);
   {
     const std::lock_guard<std::mutex> locked(lock);
-    there(handle).aborted = true;
+    one->aborted = true;
   }
+  leave(*one->meeting);
   library.give_back<Handle>(handle);
   return SUCCESS;
 }

@@ -15,7 +15,7 @@ use crate::model::Model;
 use crate::params::LossName;
 
 /// The network for this data.
-pub(crate) fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
+fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
     let outputs = match config.task {
         Task::Classification if config.params.loss == LossName::BinaryCrossEntropy => 1,
         Task::Classification => agreed.classes,
@@ -52,15 +52,15 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// On the CPU, or on a GPU, which may add up with those of `peers`.
+    /// On the CPU, or on a GPU.
     pub(crate) fn new(
         config: &TrainConfig,
         group: &Group,
         prepared: &Prepared,
-        graph: Arc<Graph>,
         threads: usize,
-        (gpu, peers): (Option<&Gpu>, Option<Peers>),
+        gpu: Option<&Gpu>,
     ) -> Result<Machine> {
+        let graph = graph(config, &prepared.agreed)?;
         let plan = PlanConfig {
             rows: prepared.training.len.min(config.params.batch_size.div_ceil(group.world())).max(1),
             threads,
@@ -72,18 +72,14 @@ impl Machine {
         let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
         let bucket = config.params.bucket_bytes / 4;
         let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
-        let mut replica = match gpu {
+        let replica = match gpu {
             None => Replica::new(graph.clone(), plan)?,
             Some(gpu) => Replica::on(gpu, graph.clone(), plan)?,
         };
-        replica.copy_gradients_as(config.params.gradient_copy)?;
-        let nobody_else = group.world() == 1 || peers.is_some();
-        let by_itself = nobody_else && replica.train_with(config.optimizer(), peers)?;
         Ok(Machine {
-            // What a GPU updates has its state there.
-            moments: Moments::new(config.optimizer(), if by_itself { 0 } else { sharded.owned_len() })?,
+            moments: Moments::new(config.optimizer(), 0)?,
             replica,
-            by_itself,
+            by_itself: false,
             progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
             best: None,
             graph,
@@ -91,15 +87,24 @@ impl Machine {
         })
     }
 
-    /// Begins where a checkpoint was, or else with a model's weights, or with drawn ones.
+    /// Makes room for the optimizer, with what adds gradients up among GPUs, if anything does. Begins where a checkpoint was, or else
+    /// with a model's weights, or with drawn ones.
     pub(crate) fn begin(
         &mut self,
+        config: &TrainConfig,
+        peers: Option<Peers>,
         resume: Option<&Checkpoint>,
         start: Option<&Model>,
-        patience: bool,
     ) -> Result<()> {
+        let nobody_else = self.sharded.world() == 1 || peers.is_some();
+        self.by_itself = nobody_else && self.replica.train_with(config.optimizer(), peers)?;
+        // What a GPU updates has its state there.
+        if !self.by_itself {
+            self.moments = Moments::new(config.optimizer(), self.sharded.owned_len())?;
+            self.replica.copy_gradients_as(config.params.gradient_copy)?;
+        }
         match (resume, start) {
-            (Some(checkpoint), _) => self.go_on_from(checkpoint, patience),
+            (Some(checkpoint), _) => self.go_on_from(checkpoint, config.params.patience > 0),
             (None, Some(model)) => self.start_from(model),
             (None, None) => Ok(()),
         }

@@ -16,12 +16,22 @@ const MOST: usize = 1 << 24;
 /// # Errors
 /// Those of the fabric, and, on all workers alike, a variable that names an NCCL that one of them has not.
 pub(crate) fn join(group: &mut Group, gpu: Option<&Gpu>, graph: &Graph) -> Result<Option<Peers>> {
-    let tables: usize = graph.tables().iter().map(|table| table.range.len()).sum();
-    if group.world() == 1 || tables > MOST {
+    if group.world() == 1 {
         return Ok(None);
     }
+    let tables: usize = graph.tables().iter().map(|table| table.range.len()).sum();
     let addresses = group.share(gpu.map_or(Ok(None), Gpu::address))?;
-    let Some(gpu) = gpu.filter(|_| GpuAddress::reach_each_other(&addresses)) else { return Ok(None) };
+    let reach = match tables <= MOST {
+        true => GpuAddress::reach_each_other(&addresses),
+        false => Err(format!("tables have {tables} values, at most {MOST} are added up there")),
+    };
+    let Some(gpu) = gpu.filter(|_| reach.is_ok()) else {
+        // Of CPUs nobody expects it.
+        if let (Some(_), Err(why)) = (gpu, reach) {
+            info!("gradients do not go from GPU to GPU: {why}");
+        }
+        return Ok(None);
+    };
     let place = [group.rank(), group.world()];
     let invitation = if group.rank() == 0 { gpu.invitation() } else { Ok(Vec::new()) };
     // What cannot be done among GPUs is done by the fabric.

@@ -18,7 +18,7 @@ use crate::config::TrainConfig;
 use crate::data::{Prepared, Shard, Statistics, encode_alone, prepare_apart};
 use crate::event::Event;
 use crate::group::Group;
-use crate::machine::{self, Machine};
+use crate::machine::Machine;
 use crate::model::Model;
 use crate::order::mix;
 use crate::trainer::{Fit, Trainer};
@@ -98,9 +98,8 @@ impl Trainer {
         let rows = training.len as u64;
         let prepared = Prepared { agreed, training, validation, first: 0, rows, validation_rows: 0 };
         let threads = self.threads(*threads);
-        let graph = machine::graph(&config, &prepared.agreed)?;
-        let mut machine = Machine::new(&config, &group, &prepared, graph, threads, (gpu.as_ref(), None))?;
-        machine.begin(Some(&from), None, false)?;
+        let mut machine = Machine::new(&config, &group, &prepared, threads, gpu.as_ref())?;
+        machine.begin(&config, None, Some(&from), None)?;
         let mut fit = Fit::new(&config, group, prepared, machine);
         let epoch = fit.progress.epoch + 1;
         let loss = fit.epoch(epoch, cancel)?;
@@ -139,9 +138,8 @@ impl Trainer {
         // Workers compute; here it is validated, on the CPU.
         let mut here = config.clone();
         here.params.precision = Precision::F32;
-        let graph = machine::graph(&here, &prepared.agreed)?;
-        let mut machine = Machine::new(&here, &group, &prepared, graph, threads, (None, None))?;
-        machine.begin(resume.as_ref(), start.as_deref(), here.params.patience > 0)?;
+        let mut machine = Machine::new(&here, &group, &prepared, threads, None)?;
+        machine.begin(&here, None, resume.as_ref(), start.as_deref())?;
         let rows = prepared.rows;
         let mut fit = Fit::new(config, group, prepared, machine);
         let most = rows.div_ceil(world.max(1) as u64);

@@ -17,7 +17,7 @@ use crate::config::{Task, TrainConfig};
 use crate::data::{Agreed, Gather, Prepared, Rows, Shard, prepare};
 use crate::event::{EpochRecord, Event};
 use crate::group::Group;
-use crate::machine::{self, Machine};
+use crate::machine::Machine;
 use crate::model::{Label, Model};
 use crate::order::Order;
 use crate::params::LossName;
@@ -83,24 +83,26 @@ impl Trainer {
         let known = resume.as_ref().map(|c| c.agreed().clone()).or(start.as_ref().map(|m| m.agreed()));
         let prepared = prepare(&mut group, &self.config, shard, known)?;
         let (threads, gpu) = (self.threads(session.threads), session.gpu.as_ref());
-        let graph = machine::graph(&self.config, &prepared.agreed)?;
-        let peers = peers::join(&mut group, gpu, &graph)?;
-        let machine = Machine::new(&self.config, &group, &prepared, graph, threads, (gpu, peers));
-        let machine = machine.and_then(|mut machine| {
-            let patience = self.config.params.patience > 0;
-            machine.begin(resume.as_ref(), start.as_deref(), patience).map(|()| machine)
-        });
         // Memory and threads may lack on one worker alone: then all end, and all know why.
-        let machine = group.once_all_have(machine)?;
+        let machine = Machine::new(&self.config, &group, &prepared, threads, gpu);
+        let mut machine = group.once_all_have(machine)?;
+        let peers = peers::join(&mut group, gpu, &machine.graph)?;
+        let begun = machine.begin(&self.config, peers, resume.as_ref(), start.as_deref());
+        group.once_all_have(begun)?;
         let mut fit = Fit::new(&self.config, group, prepared, machine);
         let device = fit.replica.device().to_owned();
         hear(fit.started(fit.group.world(), fit.steps_per_epoch(), Some(device)));
         let outcome = fit.run(&session.cancel, hear, &mut Fit::epoch);
-        if let Err(e) = &outcome
-            && !matches!(e.kind(), Kind::Diverged | Kind::PeerLost | Kind::Timeout)
-        {
-            // The others know nothing of it yet.
-            session.fabric.abort(&e.to_string());
+        if let Err(e) = &outcome {
+            // Whoever waits for gradients that GPUs add up hears nothing over the fabric.
+            let known = match e.kind() {
+                Kind::Diverged | Kind::PeerLost => true,
+                Kind::Timeout => !fit.by_itself,
+                _ => false,
+            };
+            if !known {
+                session.fabric.abort(&e.to_string());
+            }
         }
         let early = outcome?;
         let Progress { epoch, step, .. } = fit.progress;
@@ -268,7 +270,12 @@ impl<'a> Fit<'a> {
         order.sorted(self.first, self.training.len as u32, &mut self.picks);
         let picks = &self.picks;
         let most = picks.chunk_by(|a, b| a.0 / batch == b.0 / batch).map(<[_]>::len).max().unwrap_or(0);
-        self.replica.reserve(most)?;
+        let reserved = self.replica.reserve(most);
+        match self.by_itself {
+            // What allocates may wait for all that GPUs of this process do, and those for the first step of all.
+            true => self.group.once_all_have(reserved)?,
+            false => reserved?,
+        }
         let steps = self.steps_per_epoch();
         let mut sum = Totals::default();
         let mut next = 0;
@@ -398,9 +405,11 @@ impl<'a> Fit<'a> {
 
     /// All vectors as they are now, on rank 0.
     fn vectors(&mut self) -> Result<Option<Vectors>> {
+        // Of workers that add up among themselves each has all of it.
+        if self.by_itself && self.group.rank() > 0 {
+            return Ok(None);
+        }
         let slots = match self.replica.optimizer_state()? {
-            // Of workers that add up among themselves each has all of it.
-            Some(_) if self.group.rank() > 0 => return Ok(None),
             Some(slots) => slots,
             None => {
                 let state = checkpoint::owned_state(&self.sharded, &self.moments);

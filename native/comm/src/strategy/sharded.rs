@@ -141,6 +141,11 @@ impl Sharded {
         })
     }
 
+    /// How many workers there are.
+    pub fn world(&self) -> usize {
+        self.fabric.world()
+    }
+
     /// How many weights this worker updates: the size of its optimizer state.
     pub fn owned_len(&self) -> usize {
         self.owned_len

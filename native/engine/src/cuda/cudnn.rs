@@ -20,6 +20,10 @@ const TRIED: usize = 4;
 /// Algorithms that the library may list, 8 numbers with 4 ways to multiply each; it leaves out none that is of no use here.
 const LISTED: usize = 32;
 
+/// What f32 may be multiplied by, as the library lists it.
+const EXACT: [sys::cudnnMathType_t; 2] =
+    [sys::cudnnMathType_t::CUDNN_FMA_MATH, sys::cudnnMathType_t::CUDNN_DEFAULT_MATH];
+
 /// The library.
 pub(crate) struct Convolutions {
     handle: sys::cudnnHandle_t,
@@ -93,10 +97,12 @@ impl Convolutions {
                     one.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
                         && one.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
                         && one.memory <= room
-                        // It lists others than were asked for.
-                        && (!exact || one.mathType == sys::cudnnMathType_t::CUDNN_FMA_MATH)
+                        // It lists others than were asked for, and may call what was asked for the usual.
+                        && (!exact || EXACT.contains(&one.mathType))
                 });
-                usable.take(TRIED).map(|one| Algorithm { number: $number(one.algo), math: one.mathType }).collect()
+                let math = |listed| if exact { sys::cudnnMathType_t::CUDNN_FMA_MATH } else { listed };
+                let usable = usable.take(TRIED);
+                usable.map(|one| Algorithm { number: $number(one.algo), math: math(one.mathType) }).collect()
             }};
         }
         Ok(match sizes.pass {

@@ -39,16 +39,29 @@ pub struct GpuAddress {
 }
 
 impl GpuAddress {
-    /// Whether all are cards of one machine, and no two the same.
-    pub fn reach_each_other(all: &[Option<GpuAddress>]) -> bool {
-        let Some(Some(first)) = all.first() else { return false };
-        let beside = |(nth, one): (usize, &Option<GpuAddress>)| {
-            one.as_ref().is_some_and(|one| {
-                let same = (&one.machine, one.library) == (&first.machine, first.library);
-                same && all[..nth].iter().flatten().all(|other| other.card != one.card)
-            })
-        };
-        all.iter().enumerate().all(beside)
+    /// Whether all workers, by rank, have a card of one machine to themselves.
+    ///
+    /// # Errors
+    /// The first reason why not, in words.
+    pub fn reach_each_other(all: &[Option<GpuAddress>]) -> std::result::Result<(), String> {
+        let mut before: Vec<&GpuAddress> = Vec::new();
+        for (rank, one) in all.iter().enumerate() {
+            let Some(one) = one else { return Err(format!("rank {rank} has no GPU, or no NCCL")) };
+            if let Some(first) = before.first() {
+                if first.machine != one.machine {
+                    return Err(format!("ranks 0 and {rank} are on different machines"));
+                }
+                if first.library != one.library {
+                    let versions = (first.library, one.library);
+                    return Err(format!("rank 0 has NCCL {}, rank {rank} {}", versions.0, versions.1));
+                }
+            }
+            if let Some(other) = before.iter().position(|other| other.card == one.card) {
+                return Err(format!("ranks {other} and {rank} share a GPU"));
+            }
+            before.push(one);
+        }
+        Ok(())
     }
 }
 
@@ -182,7 +195,7 @@ impl Gpu {
             #[cfg(any(test, feature = "emulated"))]
             Which::Emulated(_) => With::Emulated(super::meeting::Seat::new(invitation, place)?),
         };
-        Peers::new(with, place, watch)
+        Peers::new(with, place[0], watch)
     }
 
     /// Streams of their own, and the kernels of a precision, which are compiled if no one has asked for them yet.
@@ -192,5 +205,23 @@ impl Gpu {
             #[cfg(any(test, feature = "emulated"))]
             Which::Emulated(_) => Ok(Arc::new(super::emulated::Emulated::new(precision)?)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_shares_no_machine_or_shares_a_card_is_named() {
+        let at = |machine: &str, card: &str, library| {
+            Some(GpuAddress { machine: machine.into(), card: card.into(), library })
+        };
+        let all = |third| GpuAddress::reach_each_other(&[at("m", "a", 1), at("m", "b", 1), third]);
+        assert_eq!(all(at("m", "c", 1)), Ok(()));
+        assert_eq!(all(None), Err("rank 2 has no GPU, or no NCCL".to_owned()));
+        assert_eq!(all(at("n", "c", 1)), Err("ranks 0 and 2 are on different machines".to_owned()));
+        assert_eq!(all(at("m", "c", 2)), Err("rank 0 has NCCL 1, rank 2 2".to_owned()));
+        assert_eq!(all(at("m", "b", 1)), Err("ranks 1 and 2 share a GPU".to_owned()));
     }
 }

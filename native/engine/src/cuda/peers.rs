@@ -19,6 +19,9 @@ const POLL: Duration = Duration::from_micros(100);
 /// The longest that joining takes; without the others' GPUs it can be done too.
 const JOINING: Duration = Duration::from_secs(60);
 
+/// The longest that what was queued takes to end by itself.
+const ENDING: Duration = Duration::from_secs(10);
+
 /// So long the watch may take to hear of a worker that the library has lost.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -49,7 +52,6 @@ pub struct Watch {
 pub struct Peers {
     with: With,
     rank: usize,
-    world: usize,
     watch: Watch,
     /// After an error nobody waits for the others any more.
     given_up: AtomicBool,
@@ -64,7 +66,7 @@ pub(crate) enum With {
 
 impl fmt::Debug for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Peers({} of {})", self.rank, self.world)
+        f.debug_struct("Peers").field("rank", &self.rank).finish_non_exhaustive()
     }
 }
 
@@ -73,9 +75,10 @@ impl Peers {
     ///
     /// # Errors
     /// `Io` of the library, `Timeout`, or what the watch says.
-    pub(crate) fn new(with: With, [rank, world]: [usize; 2], watch: Watch) -> Result<Peers> {
-        let peers = Peers { with, rank, world, watch, given_up: AtomicBool::new(false) };
-        peers.wait_within(JOINING.min(peers.watch.deadline), || match &peers.with {
+    pub(crate) fn new(with: With, rank: usize, watch: Watch) -> Result<Peers> {
+        let peers = Peers { with, rank, watch, given_up: AtomicBool::new(false) };
+        // Whoever cannot join waits for the others meanwhile, and for as long as the watch's deadline.
+        peers.wait_within(JOINING.min(peers.watch.deadline / 2), || match &peers.with {
             With::Nccl(communicator) => communicator.is_ready(),
             #[cfg(any(test, feature = "emulated"))]
             With::Emulated(seat) => Ok(seat.is_complete()),
@@ -87,7 +90,7 @@ impl Peers {
         &self.with
     }
 
-    /// Whether it was given up: what was queued ends by itself.
+    /// Whether it was given up.
     pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
@@ -107,13 +110,15 @@ impl Peers {
             match done() {
                 Ok(true) => return Ok(()),
                 Ok(false) if waited < SPIN => std::thread::yield_now(),
+                // What is queued ends by itself then.
+                Ok(false) if self.is_given_up() && waited < ENDING => std::thread::sleep(POLL),
                 Ok(false) => {
                     self.check(waited, deadline).inspect_err(|_| self.give_up())?;
                     std::thread::sleep(POLL);
                 }
                 Err(e) => {
                     self.give_up();
-                    return Err(e);
+                    return Err(self.blame(e));
                 }
             }
         }
@@ -124,7 +129,7 @@ impl Peers {
         if let With::Nccl(communicator) = &self.with
             && let Err(e) = communicator.is_ready()
         {
-            return Err(self.who_is_lost().err().unwrap_or(e));
+            return Err(self.blame(e));
         }
         if waited < deadline {
             return Ok(());
@@ -136,14 +141,19 @@ impl Peers {
         ))
     }
 
-    /// The library says that somebody is, but not who.
-    fn who_is_lost(&self) -> Result<()> {
+    /// An error of the library says that somebody is lost, but not who: the watch may, a little later.
+    pub(crate) fn blame(&self, e: Error) -> Error {
+        if !matches!(self.with, With::Nccl(_)) || e.kind() != Kind::Io {
+            return e;
+        }
         let started = Instant::now();
         while started.elapsed() < GRACE {
-            (self.watch.check)()?;
+            if let Err(lost) = (self.watch.check)() {
+                return lost;
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(())
+        e
     }
 
     /// Ends what waits for the others.

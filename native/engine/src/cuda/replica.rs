@@ -4,7 +4,7 @@ mod exchange;
 mod launches;
 mod together;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -87,6 +87,8 @@ struct Room {
     next: usize,
     /// What inference answers, on its way.
     answers: Pinned<u8>,
+    /// Numbers of rows that have been computed: kernels are chosen, loaded and tuned for each.
+    seen: BTreeSet<usize>,
 }
 
 impl DeviceReplica {
@@ -186,14 +188,15 @@ impl DeviceReplica {
     /// Makes room for an optimizer's state, so that updates happen here, by the gradient of this worker or the sum over its peers.
     pub(crate) fn train_with(&mut self, optimizer: Optimizer, peers: Option<Peers>) -> Result<()> {
         self.early = self.settle()?.into();
-        peers.map_or(Ok(()), |peers| self.join(peers))?;
         if let Some(room) = &mut self.room {
             // They name another state, or none.
             room.slots.iter_mut().for_each(|slot| slot.captured.clear());
         }
-        let moments = DeviceMoments::new(&self.device, optimizer, self.graph.len());
         let rows = self.room.as_ref().map_or(0, |room| room.rows);
-        self.moments = Some(moments.map_err(named(&largest(&self.graph, &self.lowered, rows)))?);
+        let largest = largest(&self.graph, &self.lowered, rows);
+        peers.map_or(Ok(()), |peers| self.join(peers)).map_err(named(&largest))?;
+        let moments = DeviceMoments::new(&self.device, optimizer, self.graph.len());
+        self.moments = Some(moments.map_err(named(&largest))?);
         Ok(())
     }
 
@@ -245,6 +248,7 @@ impl DeviceReplica {
                 device,
                 product(product(rows, graph.output_len())?, self.precision.bytes())?,
             )?,
+            seen: BTreeSet::new(),
         })
     }
 

@@ -66,7 +66,7 @@ impl Case {
                 let invitation = &invitation;
                 scope.spawn(move || {
                     let watch = Watch { check: Box::new(|| Ok(())), deadline: Duration::from_secs(60) };
-                    self.train(rank, gpu, gpu.join(invitation, [rank, gpus.len()], watch)?)
+                    self.train(rank, gpu, gpu.join(invitation, [rank, gpus.len()], watch)?, || ())
                 })
             };
             let all: Vec<_> = gpus.iter().enumerate().map(one).collect();
@@ -75,21 +75,28 @@ impl Case {
         })
     }
 
-    fn train(&self, rank: usize, gpu: &Gpu, peers: Peers) -> Result<Outcome> {
+    /// A worker's part; `ended` is called when all steps have been done, or one has failed, before it leaves.
+    pub fn train(&self, rank: usize, gpu: &Gpu, peers: Peers, ended: impl FnOnce()) -> Result<Outcome> {
         let (rows, loss, precision) = (self.most, self.loss(), self.precision);
         let config = PlanConfig { rows, threads: 1, mode: Mode::Auto, loss, seed: 3, precision };
         let mut replica = Replica::on(gpu, self.graph.clone(), config)?;
         replica.weights_mut().copy_from_slice(self.start().weights());
         replica.train_with(self.optimizer, Some(peers))?;
+        let totals = self.steps(rank, &mut replica);
+        ended();
+        let (totals, state) = (totals?, replica.optimizer_state()?.unwrap_or_default());
+        Ok(Outcome { weights: replica.weights().to_vec(), state, totals })
+    }
+
+    fn steps(&self, rank: usize, replica: &mut Replica) -> Result<Vec<(u64, Totals)>> {
         let mut totals = Vec::new();
         for t in 1..=self.steps {
             let rows = self.rows(rank, t);
             let inputs = rows.inputs();
-            totals.extend(replica.train(t, &rows.batch(&inputs, loss), self.rate, t)?);
+            totals.extend(replica.train(t, &rows.batch(&inputs, self.loss()), self.rate, t)?);
         }
         totals.extend(replica.settle()?);
-        let state = replica.optimizer_state()?.unwrap_or_default();
-        Ok(Outcome { weights: replica.weights().to_vec(), state, totals })
+        Ok(totals)
     }
 
     /// On the CPU, in f32.

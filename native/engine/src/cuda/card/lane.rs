@@ -101,11 +101,11 @@ impl Lane {
         ours: &dyn Fn(u64) -> Result<()>,
         others: &[A],
         run: &dyn Fn(A, u64) -> Result<()>,
-    ) -> Result<Option<A>> {
+    ) -> Result<Option<Option<A>>> {
         let precision = if wide { Precision::F32 } else { self.precision };
         let bytes = crate::memory::product(len, precision.bytes())?;
         // Without memory to try it out, ours does.
-        let Ok(scratch) = self.allocate(bytes) else { return Ok(None) };
+        let Ok(scratch) = self.allocate(bytes) else { return Ok(Some(None)) };
         // What is added to would grow from run to run.
         // SAFETY: so many bytes were allocated.
         let fresh = || if add { unsafe { self.clear(scratch, bytes) } } else { Ok(()) };
@@ -141,7 +141,7 @@ impl Lane {
         &self,
         all: &Mutex<HashMap<K, Option<A>>>,
         shape: &K,
-        choose: impl FnOnce() -> Result<Option<A>>,
+        choose: impl FnOnce() -> Result<Option<Option<A>>>,
     ) -> Result<Option<A>> {
         let known = || all.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known().get(shape).copied();
@@ -152,8 +152,10 @@ impl Lane {
             return Ok(None);
         }
         let chosen = choose()?;
-        known().insert(*shape, chosen);
-        Ok(chosen)
+        if let Some(chosen) = chosen {
+            known().insert(*shape, chosen);
+        }
+        Ok(chosen.flatten())
     }
 
     fn workspace(&self) -> Workspace {
@@ -199,7 +201,7 @@ impl Lane {
         synchronize: impl FnOnce() -> std::result::Result<(), DriverError>,
     ) -> Result<()> {
         self.card.enter()?;
-        match self.peers.get().filter(|peers| !peers.is_given_up()) {
+        match self.peers.get() {
             None => synchronize().map_err(driver("running kernels")),
             Some(peers) => peers.wait(|| match done() {
                 Ok(()) => Ok(true),
@@ -340,7 +342,8 @@ impl Device for Lane {
         match peers.with() {
             With::Nccl(communicator) => {
                 // SAFETY: by the caller.
-                unsafe { communicator.all_reduce(sums, self.stream(Stream::Out).cast()) }?;
+                let begun = unsafe { communicator.all_reduce(sums, self.stream(Stream::Out).cast()) };
+                begun.map_err(|e| peers.blame(e))?;
                 peers.wait(|| communicator.is_ready())
             }
             #[cfg(any(test, feature = "emulated"))]
@@ -394,7 +397,7 @@ impl Device for Lane {
         let chosen = self.chosen(&self.kernels.chosen.convolutions, sizes, || {
             let beside = wide && self.precision.bytes() < 4;
             if beside && len * self.precision.bytes() > WORKSPACE - BESIDE {
-                return Ok(None);
+                return Ok(Some(None));
             }
             let others = library.algorithms(sizes, BESIDE).unwrap_or_default();
             self.try_out(len, [wide, sizes.add], ours, &others, &|one, to| {

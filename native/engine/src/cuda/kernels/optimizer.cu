@@ -26,7 +26,7 @@ struct Totals {
 
 #define TOTALS                   \
   const Totals totals = *sums;   \
-  const float mean = 1.0f / float(totals.weight); \
+  const float mean = float(1.0 / totals.weight);  \
   if (SKIPPED) return
 
 template <class I>

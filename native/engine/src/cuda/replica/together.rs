@@ -40,6 +40,8 @@ impl DeviceReplica {
             len += table.rows;
         }
         self.device.join(peers)?;
+        // There may not be memory for both.
+        self.gradient = Memory::new(&self.device, 0)?;
         self.gradient = Memory::new(&self.device, product(len, 4)?)?;
         self.together = Some(Together { tables, len });
         Ok(())
@@ -59,7 +61,7 @@ impl DeviceReplica {
         }
         // What a driver does when a kernel runs first may wait for all that runs, and with it for other workers, who may wait for
         // this one: until then nothing runs beside their sums.
-        let first = !self.slot(nth)?.warm;
+        let first = self.room.as_mut().is_some_and(|room| room.seen.insert(rows));
         for place in 0..=last {
             if rows > 0 {
                 let mut phases = vec![Phase::Backward(self.pieces[place].launches.clone())];

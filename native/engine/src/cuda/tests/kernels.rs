@@ -69,7 +69,7 @@ fn optimizers_have_the_bits_of_the_cpu() {
             let mut expected = wave(len, 0.3);
             let found = Lines::of(&expected);
             let gradients = Lines::of(&gradient);
-            for (t, weight) in [(1, 4.0f64), (2, 3.0), (3, 0.0), (4, 0.75)] {
+            for (t, weight) in [(1, 4.0f64), (2, 3.0), (3, 0.0), (4, 0.1)] {
                 // Rows that weigh nothing change nothing.
                 if weight > 0.0 {
                     moments.update(0, 0.05, t, (1.0 / weight) as f32, &mut expected, &gradient);

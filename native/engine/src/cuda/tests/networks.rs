@@ -333,18 +333,19 @@ fn sums_begin_while_backward_runs() {
 #[test]
 fn workers_that_add_up_halves_stay_alike() {
     let (_, graph) = presets().remove(2);
-    for heavy in [None, Some(6)] {
+    let case = |heavy| {
         let (graph, precision) = (graph.clone(), Precision::F16);
-        let case = Case { graph, precision, optimizer: MOMENTUM, rate: 0.01, steps: 12, most: 12, heavy };
-        let all = case.on(&emulated(3)).unwrap();
+        Case { graph, precision, optimizer: MOMENTUM, rate: 0.01, steps: 12, most: 12, heavy }
+    };
+    let expected = case(None).on_cpu(3).unwrap().weights;
+    // A step of all that overflows is left out by all, and tells so: the totals are of rows that weigh 500.
+    for (heavy, most) in [(None, 5e-3), (Some(6), 0.3)] {
+        let all = case(heavy).on(&emulated(3)).unwrap();
         for found in &all {
             assert_eq!(found.weights, all[0].weights);
-            assert!(found.weights.iter().all(|weight| weight.is_finite()));
         }
-        if heavy.is_none() {
-            let far = distance(&all[0].weights, &case.on_cpu(3).unwrap().weights);
-            assert!(far < 5e-3, "{far}");
-        }
+        let far = distance(&all[0].weights, &expected);
+        assert!(far < most && (heavy.is_none() || far > 1e-3), "{heavy:?}: {far}");
     }
 }
 
@@ -365,7 +366,7 @@ fn a_worker_whose_peer_is_gone_ends_with_its_name() {
     // One that never comes.
     let e = gpus[0].join(&invitation, [0, 2], lost_after(Duration::from_millis(50))).unwrap_err();
     assert_eq!(e.kind(), Kind::PeerLost);
-    let deadline = Duration::from_millis(50);
+    let deadline = Duration::from_millis(100);
     let late = Watch { check: Box::new(|| Ok(())), deadline };
     let e = gpus[0].join(&gpus[0].invitation().unwrap(), [0, 2], late).unwrap_err();
     assert_eq!(
