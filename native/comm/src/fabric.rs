@@ -17,12 +17,12 @@ pub struct Key {
     /// Which part of a step.
     pub bucket: u32,
     /// Which move of a part.
-    pub phase: u8,
+    pub phase: u16,
 }
 
 impl Key {
     /// A key from its parts.
-    pub fn new(step: u64, bucket: u32, phase: u8) -> Key {
+    pub fn new(step: u64, bucket: u32, phase: u16) -> Key {
         Key { step, bucket, phase }
     }
 }

@@ -9,7 +9,7 @@ use firesteel_error::{Error, Result};
 use crate::fabric::{Key, Options};
 use crate::mailbox::{Move, Tag};
 
-/// Bytes of a header: kind, move, phase, zero, bucket, step, length; little-endian.
+/// Bytes of a header: kind, move, phase (2), bucket, step, length; little-endian.
 pub(crate) const HEADER: usize = 24;
 
 /// The longest reason an abort may give, in bytes.
@@ -44,7 +44,8 @@ impl Head {
             Head::Piece { len } => (5, 0, nowhere, len),
         };
         let mut out = BytesMut::with_capacity(HEADER);
-        out.put_slice(&[kind, of, key.phase, 0]);
+        out.put_slice(&[kind, of]);
+        out.put_u16_le(key.phase);
         out.put_u32_le(key.bucket);
         out.put_u64_le(key.step);
         out.put_u64_le(len as u64);
@@ -53,7 +54,7 @@ impl Head {
 
     /// Reads a header and checks its length against the limits.
     pub(crate) fn decode(mut bytes: &[u8], options: &Options) -> Result<Head> {
-        let (kind, of, phase, _) = (bytes.get_u8(), bytes.get_u8(), bytes.get_u8(), bytes.get_u8());
+        let (kind, of, phase) = (bytes.get_u8(), bytes.get_u8(), bytes.get_u16_le());
         let (bucket, step, len) = (bytes.get_u32_le(), bytes.get_u64_le(), bytes.get_u64_le());
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let tag = Move::ALL.get(of as usize).map(|of| Tag { of: *of, key: Key { step, bucket, phase } });

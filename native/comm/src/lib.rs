@@ -16,12 +16,15 @@
 //! | `local` | how workers of one process find each other |
 //! | `connect`, `handshake` | sockets between processes, proofs of the secret |
 //! | `tcp`, `frame` | connections, what travels on them |
+//! | [`compress`] | [`compress::Compressor`]: what a vector looks like on the wire |
 //! | [`collective`] | all-reduce, all-gather, gather, broadcast from a root, barrier |
+//! | [`reduce`] | [`reduce::Reduce`]: sums over all workers, exact or compressed |
 //! | [`strategy`] | [`strategy::Sharded`]: who updates which weights |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod collective;
+pub mod compress;
 mod connect;
 mod fabric;
 mod frame;
@@ -30,6 +33,7 @@ mod join;
 mod local;
 mod mailbox;
 mod mesh;
+pub mod reduce;
 pub mod strategy;
 mod tcp;
 mod wire;

@@ -13,8 +13,8 @@ use crate::fabric::{Fabric, Key};
 use crate::mailbox::Pending;
 use crate::wire;
 
-const GRADIENTS: u8 = 0;
-const WEIGHTS: u8 = 1;
+const GRADIENTS: u16 = 0;
+const WEIGHTS: u16 = 1;
 
 /// Bytes of [`Totals`] on the wire.
 const TOTALS: usize = 16;
@@ -229,7 +229,7 @@ impl Sharded {
         Ok(())
     }
 
-    fn key(&self, bucket: usize, phase: u8) -> Key {
+    fn key(&self, bucket: usize, phase: u16) -> Key {
         Key::new(self.step, u32::try_from(bucket).unwrap_or(u32::MAX), phase)
     }
 

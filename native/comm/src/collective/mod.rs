@@ -1,7 +1,13 @@
 //! Collectives: what all workers do together, built from the three moves.
 //!
-//! Cost for vectors of S bytes among n workers, sent by each: all-reduce 2·S·(n−1)/n in two rounds; all-gather (n−1)
-//! times its own part in one; gather its part, in one.
+//! Cost for vectors of S bytes among n workers, sent by each: all-reduce 2·S·(n−1)/n in two rounds, or as its [`Algorithm`]s say;
+//! all-gather (n−1) times its own part in one; gather its part, in one.
+
+mod algorithm;
+mod halving;
+mod hosts;
+mod ring;
+mod tree;
 
 use std::ops::Range;
 
@@ -10,6 +16,9 @@ use firesteel_error::Result;
 
 use crate::fabric::{Fabric, Key};
 use crate::wire;
+
+pub use algorithm::{Algorithm, Link};
+pub use hosts::{Subgroup, all_reduce_by_host};
 
 /// The part of `len` elements that `owner` of `world` owns: sizes differ by at most one, the first are longer.
 pub fn slice_of(len: usize, owner: usize, world: usize) -> Range<usize> {
