@@ -19,6 +19,7 @@
 //! | [`compress`] | [`compress::Compressor`]: what a vector looks like on the wire |
 //! | [`collective`] | all-reduce, all-gather, gather, broadcast from a root, barrier |
 //! | [`reduce`] | [`reduce::Reduce`]: sums over all workers, exact or compressed |
+//! | [`topology`] | [`topology::Topology`]: who mixes with whom |
 //! | [`strategy`] | [`strategy::Sharded`]: who updates which weights |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
@@ -36,6 +37,7 @@ mod mesh;
 pub mod reduce;
 pub mod strategy;
 mod tcp;
+pub mod topology;
 mod wire;
 mod words;
 
