@@ -99,7 +99,7 @@ impl Lane {
         len: usize,
         [wide, add]: [bool; 2],
         ours: &dyn Fn(u64) -> Result<()>,
-        others: &[A],
+        others: &dyn Fn() -> Vec<A>,
         run: &dyn Fn(A, u64) -> Result<()>,
     ) -> Result<Option<Option<A>>> {
         let precision = if wide { Precision::F32 } else { self.precision };
@@ -374,7 +374,7 @@ impl Device for Lane {
         let (shape, workspace) = (&product.shape, self.workspace());
         let chosen = self.chosen(&self.kernels.chosen.products, shape, || {
             // A library that knows of none for a shape is not asked again.
-            let others = products.algorithms(shape).unwrap_or_default();
+            let others = || products.algorithms(shape).unwrap_or_default();
             let len = crate::memory::product(shape.m as usize, shape.n as usize)?;
             self.try_out(len, [shape.wide, shape.add], ours, &others, &|one, to| {
                 // SAFETY: by the caller; there is as much room as for the result.
@@ -399,7 +399,7 @@ impl Device for Lane {
             if beside && len * self.precision.bytes() > WORKSPACE - BESIDE {
                 return Ok(Some(None));
             }
-            let others = library.algorithms(sizes, BESIDE).unwrap_or_default();
+            let others = || library.algorithms(sizes, BESIDE).unwrap_or_default();
             self.try_out(len, [wide, sizes.add], ours, &others, &|one, to| {
                 // SAFETY: as above.
                 unsafe { self.convolve_by(&library, &what.with(to), one) }
