@@ -21,6 +21,17 @@ pub struct Key {
 }
 
 impl Key {
+    /// The same so many phases later.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a key has no such phase.
+    pub fn later(self, by: usize) -> Result<Key> {
+        let phase = u16::try_from(usize::from(self.phase) + by);
+        let none =
+            |_| Error::argument(format!("phase {} + {by} of a step, at most {}", self.phase, u16::MAX));
+        Ok(Key { phase: phase.map_err(none)?, ..self })
+    }
+
     /// A key from its parts.
     pub fn new(step: u64, bucket: u32, phase: u16) -> Key {
         Key { step, bucket, phase }
@@ -41,6 +52,11 @@ pub trait Fabric: Send + Sync {
 
     /// The number of workers.
     fn world(&self) -> usize;
+
+    /// The number that a worker has among all of a job, of which this fabric may have some.
+    fn rank_in_all(&self, rank: usize) -> usize {
+        rank
+    }
 
     /// Sends `parts[j]` to worker j; yields what each worker sent here, by rank.
     fn shuffle(&self, key: Key, parts: Vec<Bytes>) -> Result<Pending>;

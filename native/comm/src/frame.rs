@@ -102,7 +102,7 @@ pub(crate) fn reason(text: &str) -> Bytes {
 mod tests {
     use super::*;
 
-    const TAG: Tag = Tag { of: Move::Exchange, key: Key { step: u64::MAX - 1, bucket: 7, phase: 3 } };
+    const TAG: Tag = Tag { of: Move::Exchange, key: Key { step: u64::MAX - 1, bucket: 7, phase: 0xabcd } };
 
     fn options() -> Options {
         Options { max_frame: 100, max_part: 1_000, ..Options::default() }

@@ -19,6 +19,7 @@
 //! | [`compress`] | [`compress::Compressor`]: what a vector looks like on the wire |
 //! | [`collective`] | all-reduce, all-gather, gather, broadcast from a root, barrier |
 //! | [`reduce`] | [`reduce::Reduce`]: sums over all workers, exact or compressed |
+//! | [`gossip`] | [`gossip::Gossip`]: workers that update and mix |
 //! | [`topology`] | [`topology::Topology`]: who mixes with whom |
 //! | [`strategy`] | [`strategy::Sharded`]: who updates which weights |
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ pub mod compress;
 mod connect;
 mod fabric;
 mod frame;
+pub mod gossip;
 mod handshake;
 mod join;
 mod local;

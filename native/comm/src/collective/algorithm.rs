@@ -86,12 +86,15 @@ impl Algorithm {
 
     /// Messages one after the other.
     fn rounds(self, len: usize, world: usize) -> usize {
+        if world == 1 {
+            return 0;
+        }
         let depth = world.ilog2() as usize;
         match self {
             Algorithm::TwoPhase => 2,
             Algorithm::Ring => 2 * (world - 1),
             Algorithm::HalvingDoubling => 2 * depth + 2 * usize::from(!world.is_power_of_two()),
-            Algorithm::DoubleBinaryTree => 2 * depth + tree::chunks(len).len(),
+            Algorithm::DoubleBinaryTree => 2 * depth + tree::chunks(len, tree::CHUNK).len().div_ceil(2),
         }
     }
 

@@ -13,33 +13,34 @@ use crate::wire;
 pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
     let (rank, world) = (fabric.rank(), fabric.world());
     let Plan { inner, rounds } = Plan::new(world);
-    let key = |phase: usize| Key { phase: key.phase + phase as u16, ..key };
+    let key = |phase: usize| key.later(phase);
     let last = 1 + 2 * rounds;
     if rank >= inner {
         let whole = vec![(rank - inner, wire::f32s(values))];
-        fabric.exchange(key(0), whole, &[])?.wait()?;
-        let sum = fabric.exchange(key(last), vec![], &[rank - inner])?.wait()?;
+        fabric.exchange(key(0)?, whole, &[])?.wait()?;
+        let sum = fabric.exchange(key(last)?, vec![], &[rank - inner])?.wait()?;
         return wire::copy_f32s(&sum[0], values, rank - inner);
     }
     let outer = (rank + inner < world).then_some(rank + inner);
     if let Some(outer) = outer {
-        let theirs = fabric.exchange(key(0), vec![], &[outer])?.wait()?;
+        let theirs = fabric.exchange(key(0)?, vec![], &[outer])?.wait()?;
         wire::add_f32s(&theirs[0], values, outer)?;
     }
     for round in 0..rounds {
         let (partner, [mine, theirs]) = halves(rank, values.len(), inner, round);
         let part = wire::f32s(&values[theirs]);
-        let received = fabric.exchange(key(1 + round), vec![(partner, part)], &[partner])?.wait()?;
+        let received = fabric.exchange(key(1 + round)?, vec![(partner, part)], &[partner])?.wait()?;
         wire::add_f32s(&received[0], &mut values[mine], partner)?;
     }
     for round in (0..rounds).rev() {
         let (partner, [mine, theirs]) = halves(rank, values.len(), inner, round);
         let part = wire::f32s(&values[mine]);
-        let received = fabric.exchange(key(2 * rounds - round), vec![(partner, part)], &[partner])?.wait()?;
+        let received =
+            fabric.exchange(key(2 * rounds - round)?, vec![(partner, part)], &[partner])?.wait()?;
         wire::copy_f32s(&received[0], &mut values[theirs], partner)?;
     }
     if let Some(outer) = outer {
-        fabric.exchange(key(last), vec![(outer, wire::f32s(values))], &[])?.wait()?;
+        fabric.exchange(key(last)?, vec![(outer, wire::f32s(values))], &[])?.wait()?;
     }
     Ok(())
 }

@@ -44,6 +44,10 @@ impl Fabric for Subgroup<'_> {
         self.members.len()
     }
 
+    fn rank_in_all(&self, rank: usize) -> usize {
+        self.whole.rank_in_all(self.members[rank])
+    }
+
     fn shuffle(&self, key: Key, parts: Vec<Bytes>) -> Result<Pending> {
         if parts.len() != self.world() {
             let (found, world) = (parts.len(), self.world());
@@ -101,12 +105,11 @@ pub fn all_reduce_by_host(
     let leads: Vec<u32> =
         (0..hosts.len()).map(|rank| u32::from(!hosts[..rank].contains(&hosts[rank]))).collect();
     let parts = gather(&host, key, 0, wire::f32s(values))?;
-    let next = |by: u16| Key { phase: key.phase + by, ..key };
     if let Some(parts) = parts {
         reduce(&parts, values)?;
         // Behind the two phases of the hosts.
-        between.all_reduce(&Subgroup::new(fabric, &leads)?, next(2), values)?;
+        between.all_reduce(&Subgroup::new(fabric, &leads)?, key.later(2)?, values)?;
     }
-    let sum = broadcast_from(&host, next(1), 0, wire::f32s(values))?;
+    let sum = broadcast_from(&host, key.later(1)?, 0, wire::f32s(values))?;
     wire::copy_f32s(&sum, values, 0)
 }

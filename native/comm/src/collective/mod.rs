@@ -43,7 +43,7 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
     let received = fabric.shuffle(key, parts)?.wait()?;
     let mine = slice(rank);
     reduce(&received, &mut values[mine.clone()])?;
-    let key = Key { phase: key.phase + 1, ..key };
+    let key = key.later(1)?;
     let reduced = fabric.broadcast(key, wire::f32s(&values[mine]))?.wait()?;
     for (owner, part) in reduced.iter().enumerate() {
         let range = slice_of(values.len(), owner, world);

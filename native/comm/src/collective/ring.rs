@@ -14,7 +14,7 @@ pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> R
     // The slice of whoever is so many before this one.
     let slice = |before: usize, len: usize| slice_of(len, (rank + 2 * world - before) % world, world);
     for round in 0..2 * (world - 1) {
-        let key = Key { phase: key.phase + round as u16, ..key };
+        let key = key.later(round)?;
         // What came in the round before goes on.
         let (out, into) = (slice(round, values.len()), slice(round + 1, values.len()));
         let part = wire::f32s(&values[out]);

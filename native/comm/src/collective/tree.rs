@@ -8,57 +8,58 @@ use crate::fabric::{Fabric, Key};
 use crate::wire;
 
 /// Values of a message: while one is summed, the next is on its way.
-const CHUNK: usize = 1 << 16;
+pub(super) const CHUNK: usize = 1 << 16;
 
 /// The two halves of a vector go up and down two binary trees, whose leaves are the inner nodes of the other: nobody carries much
-/// more than twice the vector, in 2·log₂n rounds and as many as there are chunks (Sanders, Speck and Träff 2009).
+/// more than twice the vector, in 2·log₂n rounds and as many as a tree has chunks (Sanders, Speck and Träff 2009).
 pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
     let (rank, world) = (fabric.rank(), fabric.world());
     let trees = [0, 1].map(|shift| Node::new(rank, world, shift));
-    let chunks = chunks(values.len());
-    // Up and down, and which chunk, are told by the bucket's phases.
-    let key = |nth: usize, down: usize| Key { phase: key.phase + (2 * nth + down) as u16, ..key };
-    let mut going_up = Vec::with_capacity(chunks.len());
-    for (nth, (tree, _)) in chunks.iter().enumerate() {
-        going_up.push(fabric.exchange(key(nth, 0), vec![], &trees[*tree].children)?);
-    }
-    let mut going_down = Vec::with_capacity(chunks.len());
-    for (nth, ((tree, range), parts)) in chunks.iter().zip(going_up).enumerate() {
-        let node = &trees[*tree];
-        let own = &mut values[range.clone()];
+    let mut chunks = chunks(values.len(), CHUNK);
+    // Chunks keep their number in whatever order.
+    let key = |nth: usize, down: usize| key.later(2 * nth + down);
+    // A leaf waits for nobody: what it has goes first, so that the tree in which this worker adds up holds up no other.
+    chunks.sort_by_key(|(_, tree, _)| !trees[*tree].children.is_empty());
+    let hear = |nth: usize, down: usize, from: &[usize]| fabric.exchange(key(nth, down)?, vec![], from);
+    let going_up = chunks.iter().map(|(nth, tree, _)| hear(*nth, 0, &trees[*tree].children));
+    let going_up = going_up.collect::<Result<Vec<_>>>()?;
+    for ((nth, tree, range), parts) in chunks.iter().zip(going_up) {
+        let (node, own) = (&trees[*tree], &mut values[range.clone()]);
         for (child, part) in node.children.iter().zip(parts.wait()?) {
             wire::add_f32s(&part, own, *child)?;
         }
         if let Some(parent) = node.parent {
-            fabric.exchange(key(nth, 0), vec![(parent, wire::f32s(own))], &[])?.wait()?;
+            fabric.exchange(key(*nth, 0)?, vec![(parent, wire::f32s(own))], &[])?.wait()?;
         }
-        going_down.push(fabric.exchange(key(nth, 1), vec![], node.parent.as_slice())?);
     }
-    for (nth, ((tree, range), sum)) in chunks.iter().zip(going_down).enumerate() {
-        let node = &trees[*tree];
-        let own = &mut values[range.clone()];
+    // On the way back whoever has children gives to them first.
+    chunks.sort_by_key(|(_, tree, _)| trees[*tree].children.is_empty());
+    let going_down = chunks.iter().map(|(nth, tree, _)| hear(*nth, 1, trees[*tree].parent.as_slice()));
+    let going_down = going_down.collect::<Result<Vec<_>>>()?;
+    for ((nth, tree, range), sum) in chunks.iter().zip(going_down) {
+        let (node, own) = (&trees[*tree], &mut values[range.clone()]);
         if let (Some(parent), Some(sum)) = (node.parent, sum.wait()?.first()) {
             wire::copy_f32s(sum, own, parent)?;
         }
         let sum = wire::f32s(own);
         let children = node.children.iter().map(|child| (*child, sum.clone())).collect();
-        fabric.exchange(key(nth, 1), children, &[])?.wait()?;
+        fabric.exchange(key(*nth, 1)?, children, &[])?.wait()?;
     }
     Ok(())
 }
 
-/// Which tree takes which part: its half in pieces, the two in turn.
-pub(super) fn chunks(len: usize) -> Vec<(usize, Range<usize>)> {
+/// Which tree takes which part, numbered: its half in pieces, the two in turn.
+pub(super) fn chunks(len: usize, most: usize) -> Vec<(usize, usize, Range<usize>)> {
     let middle = len.div_ceil(2);
     let pieces = |half: Range<usize>| {
         let end = half.end;
-        half.step_by(CHUNK).map(move |start| start..(start + CHUNK).min(end))
+        half.step_by(most).map(move |start| start..(start + most).min(end))
     };
     let mut second = pieces(middle..len);
     let mut all = Vec::new();
     for first in pieces(0..middle) {
-        all.push((0, first));
-        all.extend(second.next().map(|range| (1, range)));
+        all.push((all.len(), 0, first));
+        all.extend(second.next().map(|range| (all.len(), 1, range)));
     }
     all
 }

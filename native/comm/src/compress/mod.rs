@@ -72,7 +72,7 @@ pub use top_k::TopK;
 pub enum Law {
     /// C(x) = x.
     Exact,
-    /// ‖C(x) − x‖² ≤ (1 − δ)·‖x‖², 0 < δ ≤ 1. Error feedback converges.
+    /// E‖C(x) − x‖² ≤ (1 − δ)·‖x‖² over what is drawn, if anything is, 0 < δ ≤ 1. Error feedback converges.
     Contraction {
         /// How much of x is kept at least.
         delta: f64,
@@ -114,7 +114,7 @@ pub trait Compressor: fmt::Debug + Send {
 }
 
 /// Refuses values that would spoil all others.
-fn check_finite(values: &[f32]) -> Result<()> {
+pub(crate) fn check_finite(values: &[f32]) -> Result<()> {
     // A search that may end at every value is not vectorised.
     let finite = values.iter().fold(true, |finite, value| finite & value.is_finite());
     match values.iter().position(|value| !finite && !value.is_finite()) {

@@ -1,18 +1,19 @@
 //! Everyone's compressed vector goes to everyone, and everyone sums.
 
-use firesteel_error::{Error, Result};
+use firesteel_error::Result;
 
-use super::{Feedback, Reduce, Residuals};
+use super::residual::Memory;
+use super::{Feedback, Reduce, Residuals, Side};
 use crate::compress::{Compressor, Place};
 use crate::fabric::{Fabric, Key};
 
 /// For payloads that are much shorter than their vectors, as of sparse ones: of `n` workers each sends its payload n−1 times,
-/// which is less than [`super::TwoPhase`]'s where a payload is less than 1/n of the vector.
+/// which is less than plain [`super::TwoPhase`]'s 2·(n−1)/n where a payload is less than 2/n of the vector's bytes.
 #[derive(Debug)]
 pub struct Gather {
     seed: u64,
     compressor: Box<dyn Compressor>,
-    residuals: Option<Residuals>,
+    memory: Memory,
     /// Used again: a decoded vector.
     decoded: Vec<f32>,
 }
@@ -23,35 +24,28 @@ impl Gather {
     /// # Errors
     /// `InvalidArgument` for error feedback around what is no contraction.
     pub fn new(compressor: Box<dyn Compressor>, feedback: Feedback, seed: u64) -> Result<Gather> {
-        feedback.check(compressor.as_ref())?;
-        let residuals = (feedback == Feedback::On).then(Residuals::default);
-        Ok(Gather { seed, compressor, residuals, decoded: Vec::new() })
+        let memory = Memory::new(feedback, &[compressor.as_ref()])?;
+        Ok(Gather { seed, compressor, memory, decoded: Vec::new() })
     }
 }
 
 impl Reduce for Gather {
     fn sum(&mut self, fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
-        let Gather { seed, compressor, residuals, decoded } = self;
-        let place = |rank| Place { seed: *seed, key, rank, part: 0 };
+        let Gather { seed, compressor, memory, decoded } = self;
+        let place = |rank| Place { seed: *seed, key, rank: fabric.rank_in_all(rank), part: 0 };
         decoded.resize(values.len(), 0.0);
-        if let Some(residuals) = residuals {
-            residuals.add_to(key.bucket, false, values)?;
-        }
-        let at = place(fabric.rank());
-        let part = compressor.encode(values, &at)?;
-        if let Some(residuals) = residuals {
-            compressor.decode(&part, &at, decoded)?;
-            residuals.keep(key.bucket, false, 0, values, decoded);
-        }
+        memory.add(key.bucket, Side::Worker, values)?;
+        let whose = (Side::Worker, 0, values.len());
+        let part = memory.encode(compressor.as_mut(), (values, &place(fabric.rank())), whose)?;
         for (from, part) in fabric.broadcast(key, part)?.wait()?.iter().enumerate() {
-            let named = |e: Error| e.context(format!("reading the vector of rank {from}"));
-            if from == 0 {
-                compressor.decode(part, &place(from), values).map_err(named)?;
-                continue;
+            let to = if from == 0 { &mut *values } else { &mut decoded[..] };
+            let read = compressor.decode(part, &place(from), to);
+            read.map_err(|e| e.context(format!("reading the vector of rank {from}")))?;
+            if from > 0 {
+                values.iter_mut().zip(&*decoded).for_each(|(sum, value)| *sum += value);
             }
-            compressor.decode(part, &place(from), decoded).map_err(named)?;
-            values.iter_mut().zip(&*decoded).for_each(|(sum, value)| *sum += *value);
         }
+        memory.commit();
         Ok(())
     }
 
@@ -60,12 +54,10 @@ impl Reduce for Gather {
     }
 
     fn residuals(&self) -> Option<&Residuals> {
-        self.residuals.as_ref()
+        self.memory.residuals()
     }
 
-    fn set_residuals(&mut self, residuals: Residuals) {
-        if let Some(mine) = &mut self.residuals {
-            *mine = residuals;
-        }
+    fn set_residuals(&mut self, residuals: Residuals) -> Result<()> {
+        self.memory.set(residuals)
     }
 }

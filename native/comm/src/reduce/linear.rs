@@ -1,9 +1,9 @@
 //! Payloads that add up undecoded.
 
-use bytes::Bytes;
 use firesteel_error::{Error, Result};
 
-use super::{Feedback, Reduce, Residuals};
+use super::residual::Memory;
+use super::{Feedback, Reduce, Residuals, Side};
 use crate::collective::{all_reduce_sum, slice_of};
 use crate::compress::{Compressor, Place};
 use crate::fabric::{Fabric, Key};
@@ -15,10 +15,9 @@ use crate::wire;
 pub struct LinearSum {
     seed: u64,
     compressor: Box<dyn Compressor>,
-    residuals: Option<Residuals>,
-    /// Used again: a payload's numbers, and a decoded vector.
+    memory: Memory,
+    /// Used again: a payload's numbers.
     sums: Vec<f32>,
-    decoded: Vec<f32>,
 }
 
 impl LinearSum {
@@ -28,34 +27,27 @@ impl LinearSum {
     /// `InvalidArgument` when its payloads cannot be added up, and for error feedback around what is no contraction.
     pub fn new(compressor: Box<dyn Compressor>, feedback: Feedback, seed: u64) -> Result<LinearSum> {
         if !compressor.is_linear() {
-            return Err(Error::argument(format!(
-                "payloads of {compressor:?} cannot be added up, expected a linear compressor"
-            )));
+            let what = format!("payloads of {compressor:?} cannot be added up, expected a linear compressor");
+            return Err(Error::argument(what));
         }
-        feedback.check(compressor.as_ref())?;
-        let residuals = (feedback == Feedback::On).then(Residuals::default);
-        Ok(LinearSum { seed, compressor, residuals, sums: Vec::new(), decoded: Vec::new() })
+        let memory = Memory::new(feedback, &[compressor.as_ref()])?;
+        Ok(LinearSum { seed, compressor, memory, sums: Vec::new() })
     }
 }
 
 impl Reduce for LinearSum {
     fn sum(&mut self, fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
-        let LinearSum { seed, compressor, residuals, sums, decoded } = self;
-        // What all have drawn alike.
-        let at = Place { seed: *seed, key, rank: fabric.rank(), part: 0 };
-        if let Some(residuals) = residuals {
-            residuals.add_to(key.bucket, false, values)?;
-        }
-        let part: Bytes = compressor.encode(values, &at)?;
-        if let Some(residuals) = residuals {
-            decoded.resize(values.len(), 0.0);
-            compressor.decode(&part, &at, decoded)?;
-            residuals.keep(key.bucket, false, 0, values, decoded);
-        }
+        let LinearSum { seed, compressor, memory, sums } = self;
+        // What is drawn is what all draw alike.
+        let at = Place { seed: *seed, key, rank: fabric.rank_in_all(fabric.rank()), part: 0 };
+        memory.add(key.bucket, Side::Worker, values)?;
+        let part = memory.encode(compressor.as_mut(), (values, &at), (Side::Worker, 0, values.len()))?;
         sums.resize(part.len() / 4, 0.0);
         wire::copy_f32s(&part, sums, fabric.rank())?;
         all_reduce_sum(fabric, key, sums)?;
-        compressor.decode(&wire::f32s(sums), &at, values)
+        compressor.decode(&wire::f32s(sums), &at, values)?;
+        memory.commit();
+        Ok(())
     }
 
     fn sent(&self, len: usize, rank: usize, world: usize) -> Option<u64> {
@@ -66,12 +58,10 @@ impl Reduce for LinearSum {
     }
 
     fn residuals(&self) -> Option<&Residuals> {
-        self.residuals.as_ref()
+        self.memory.residuals()
     }
 
-    fn set_residuals(&mut self, residuals: Residuals) {
-        if let Some(mine) = &mut self.residuals {
-            *mine = residuals;
-        }
+    fn set_residuals(&mut self, residuals: Residuals) -> Result<()> {
+        self.memory.set(residuals)
     }
 }

@@ -18,17 +18,18 @@ use firesteel_error::Result;
 
 pub use gather::Gather;
 pub use linear::LinearSum;
-pub use residual::{Feedback, Residuals};
+pub use residual::{Feedback, Residuals, Side};
 pub use two_phase::TwoPhase;
 
 use crate::fabric::{Fabric, Key};
 
 /// A sum over all workers, of one vector a bucket and step. All workers end with the same bits.
 pub trait Reduce: fmt::Debug + Send {
-    /// Overwrites `values` with the sum. Uses the key's phase and the next.
+    /// Overwrites `values` with the sum. Uses phases from the key's own on.
     ///
     /// # Errors
-    /// Those of [`Fabric`] and of the compressor; `Corrupt` naming the rank whose part cannot be decoded.
+    /// Those of [`Fabric`] and of the compressor; `Corrupt` naming the rank whose part cannot be decoded. What is in `values` then
+    /// is of no use; what error feedback has is as before the step.
     fn sum(&mut self, fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()>;
 
     /// Bytes that `rank` of `world` sends for `len` values; none where they depend on the values.
@@ -38,5 +39,8 @@ pub trait Reduce: fmt::Debug + Send {
     fn residuals(&self) -> Option<&Residuals>;
 
     /// Goes on from a checkpoint.
-    fn set_residuals(&mut self, residuals: Residuals);
+    ///
+    /// # Errors
+    /// `InvalidArgument` where there is no error feedback.
+    fn set_residuals(&mut self, residuals: Residuals) -> Result<()>;
 }

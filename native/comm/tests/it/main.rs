@@ -7,6 +7,7 @@ mod collective;
 mod compress;
 mod fake;
 mod faults;
+mod gossip;
 mod joining;
 mod moves;
 mod reduce;

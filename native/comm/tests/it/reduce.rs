@@ -1,10 +1,10 @@
 //! What every reduction promises, over every fabric.
 
 use firesteel_comm::compress::{
-    Bf16, Compressor, Fp16, Indices, MinMaxU8, Natural, OneBit, Plain, Qsgd, RandomK, Shrink, Sign, SignVote,
-    SketchMl, TernGrad, Threshold, TopK,
+    Bf16, Compressor, Fp16, Indices, MinMaxU8, Natural, OneBit, Place, Plain, Qsgd, RandomK, Shrink, Sign,
+    SignVote, SketchMl, TernGrad, Threshold, TopK,
 };
-use firesteel_comm::reduce::{Feedback, Gather, LinearSum, Reduce, TwoPhase};
+use firesteel_comm::reduce::{Feedback, Gather, LinearSum, Reduce, Side, TwoPhase};
 use firesteel_comm::{Fabric, Key, Mesh};
 use firesteel_error::Kind as ErrorKind;
 
@@ -175,9 +175,12 @@ fn with_feedback_nothing_is_lost() {
                 }
             }
             for (rank, (_, residuals)) in done.iter().enumerate() {
-                for (_, owned, left) in residuals.as_ref().unwrap().iter() {
-                    let first =
-                        if owned { firesteel_comm::collective::slice_of(LEN, rank, world).start } else { 0 };
+                for (_, side, left) in residuals.as_ref().unwrap().iter() {
+                    let first = if side == Side::Owner {
+                        firesteel_comm::collective::slice_of(LEN, rank, world).start
+                    } else {
+                        0
+                    };
                     left.iter().enumerate().for_each(|(i, left)| balance[first + i] -= f64::from(*left));
                 }
             }
@@ -198,7 +201,7 @@ fn a_checkpoint_goes_on_as_if_it_had_not_stopped() {
                 if stop {
                     let residuals = made.residuals().cloned();
                     made = (case.make)();
-                    residuals.into_iter().for_each(|residuals| made.set_residuals(residuals));
+                    residuals.into_iter().for_each(|residuals| made.set_residuals(residuals).unwrap());
                 }
                 all.extend(reduce(&mesh, made.as_mut(), 301, 5..9).0);
                 all
@@ -272,4 +275,91 @@ fn what_converges_converges() {
         let size: f64 = mean.iter().map(|b| b * b).sum::<f64>().sqrt();
         assert!(far <= most(case.name) * size, "{}: {far} of {size}", case.name);
     }
+}
+
+/// What one worker's vectors become when nobody travels: each encoded and decoded by itself, then summed in f64.
+fn serial(mut compressor: Box<dyn Compressor>, len: usize, world: usize, key: Key) -> Vec<f64> {
+    let mut sum = vec![0.0f64; len];
+    for rank in 0..world {
+        let at = Place { seed: SEED, key, rank, part: 0 };
+        let part = compressor.encode(&vector(len, rank, key.step), &at).unwrap();
+        let mut decoded = vec![0.0; len];
+        compressor.decode(&part, &at, &mut decoded).unwrap();
+        sum.iter_mut().zip(decoded).for_each(|(sum, value)| *sum += f64::from(value));
+    }
+    sum
+}
+
+#[test]
+fn sums_are_those_of_what_each_sent() {
+    const LEN: usize = 777;
+    const WORLD: usize = 3;
+    let key = Key::new(4, 2, 0);
+    let threshold = || Box::new(Threshold::new(1.0, Indices::Shortest).unwrap()) as Box<dyn Compressor>;
+    let random = || Box::new(RandomK::unbiased(0.2).unwrap()) as Box<dyn Compressor>;
+    let done = run(meshes(Kind::Local, WORLD, &options()), |mesh| {
+        let through = |mut made: Box<dyn Reduce>, key: Key| {
+            let mut values = vector(LEN, mesh.rank(), 4);
+            made.sum(&mesh, key, &mut values).unwrap();
+            values
+        };
+        let gathered = through(Box::new(Gather::new(threshold(), Feedback::Off, SEED).unwrap()), key);
+        let summed = through(
+            Box::new(LinearSum::new(random(), Feedback::Off, SEED).unwrap()),
+            Key { phase: 300, ..key },
+        );
+        let votes = through(two_phase(|| Box::new(SignVote), Feedback::Off), Key { phase: 600, ..key });
+        (gathered, summed, votes)
+    });
+    let near = |found: &[f32], expected: &[f64]| {
+        found
+            .iter()
+            .zip(expected)
+            .for_each(|(found, expected)| assert!((f64::from(*found) - expected).abs() < 1e-4));
+    };
+    let (gathered, summed, votes) = &done[0];
+    near(gathered, &serial(threshold(), LEN, WORLD, key));
+    near(summed, &serial(random(), LEN, WORLD, Key { phase: 300, ..key }));
+    for (i, vote) in votes.iter().enumerate() {
+        let count: i32 = (0..WORLD).map(|rank| if vector(LEN, rank, 4)[i] >= 0.0 { 1 } else { -1 }).sum();
+        assert_eq!(*vote, count.signum() as f32);
+    }
+}
+
+#[test]
+fn buckets_keep_apart_and_a_step_that_fails_changes_nothing() {
+    let reductions: [fn() -> Box<dyn Reduce>; 2] = [
+        || two_phase(|| Box::new(Sign), Feedback::On),
+        || Box::new(Gather::new(top_k(), Feedback::On, SEED).unwrap()),
+    ];
+    for make in reductions {
+        let done = run(meshes(Kind::Local, 2, &options()), |mesh| {
+            let [mut both, mut one] = [make(), make()];
+            let sum = |made: &mut dyn Reduce, step: u64, bucket: u32, len: usize| {
+                let mut values = vector(len, mesh.rank(), step % 100);
+                made.sum(&mesh, Key::new(step, bucket, 0), &mut values).unwrap();
+                values
+            };
+            let mut all = Vec::new();
+            for step in 0..4 {
+                // The same bucket with and without another beside it; other steps, as keys are used once, but no draws.
+                let beside = sum(both.as_mut(), step, 0, 90);
+                sum(both.as_mut(), step, 1, 41);
+                all.push((beside, sum(one.as_mut(), 100 + step, 0, 90)));
+            }
+            let before = both.residuals().cloned();
+            let mut bad = vector(90, mesh.rank(), 9);
+            bad[70] = f32::INFINITY;
+            let e = both.sum(&mesh, Key::new(9, 0, 0), &mut bad).unwrap_err();
+            let other_length = both.sum(&mesh, Key::new(10, 0, 0), &mut [1.0]).unwrap_err();
+            assert_eq!((e.kind(), other_length.kind()), (ErrorKind::Diverged, ErrorKind::Internal));
+            assert_eq!(both.residuals().cloned(), before);
+            all
+        });
+        for (beside, alone) in &done[0] {
+            assert_eq!(beside, alone);
+        }
+    }
+    let mut off = two_phase(plain, Feedback::Off);
+    assert!(off.set_residuals(firesteel_comm::reduce::Residuals::default()).is_err());
 }

@@ -1,0 +1,89 @@
+//! Workers that update their own weights and mix them with their neighbours': no two have the same, all come near each other.
+//!
+//! | module | |
+//! | --- | --- |
+//! | `dpsgd` | [`Dpsgd`]: mix, then update, or the other way round |
+//! | `exact` | [`D2`], [`Tracking`]: without the bias that different data leaves |
+//! | `push_sum` | [`PushSum`]: over directed graphs |
+//! | `quasi_global` | [`QuasiGlobal`]: momentum along the way that all go, not the local gradient's |
+//! | `compressed` | [`Choco`], [`Dcd`]: differences to what neighbours know, compressed |
+
+mod compressed;
+mod dpsgd;
+mod exact;
+mod push_sum;
+mod quasi_global;
+
+use std::fmt;
+
+use firesteel_error::{Error, Result};
+
+pub use compressed::{Choco, Dcd};
+pub use dpsgd::{Dpsgd, Order};
+pub use exact::{D2, Tracking};
+pub use push_sum::PushSum;
+pub use quasi_global::QuasiGlobal;
+
+use crate::fabric::{Fabric, Key};
+use crate::topology::{Row, Topology};
+use crate::wire;
+
+/// A way to go down while mixing.
+pub trait Gossip: fmt::Debug + Send {
+    /// A step of the learning rate `rate`: `weights` are this worker's, and `gradient` is at them, weight decay included. All phases
+    /// of the key are used.
+    ///
+    /// # Errors
+    /// Those of [`Fabric`]; `InvalidArgument` for a world that does not have the topology; `Corrupt` naming a rank whose vector has
+    /// another length.
+    fn step(
+        &mut self,
+        fabric: &dyn Fabric,
+        key: Key,
+        rate: f32,
+        weights: &mut [f32],
+        gradient: &[f32],
+    ) -> Result<()>;
+
+    /// What goes on from step to step beside the weights, for checkpoints.
+    fn state(&self) -> Vec<Vec<f32>>;
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// `Corrupt` for a state of another way.
+    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()>;
+}
+
+/// `values` become the mean of a row: one's own and the neighbours', each by its weight.
+///
+/// # Errors
+/// As of [`Gossip::step`].
+pub fn mix(topology: &Topology, fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
+    let row = row_of(topology, fabric, key.step)?;
+    let heard = exchange(fabric, key, &row, wire::f32s(values))?;
+    values.iter_mut().for_each(|value| *value *= row.own as f32);
+    for ((rank, weight), part) in row.from.iter().zip(&heard) {
+        let weight = *weight as f32;
+        wire::zip_f32s(part, values, *rank, |value, other| *value += weight * other)?;
+    }
+    Ok(())
+}
+
+fn row_of(topology: &Topology, fabric: &dyn Fabric, step: u64) -> Result<Row> {
+    topology.check(fabric.world())?;
+    Ok(topology.row(step, fabric.rank(), fabric.world()))
+}
+
+/// Sends a part to all that hear this worker; those that it hears, in their order.
+fn exchange(fabric: &dyn Fabric, key: Key, row: &Row, part: bytes::Bytes) -> Result<Vec<bytes::Bytes>> {
+    let from: Vec<usize> = row.from.iter().map(|(rank, _)| *rank).collect();
+    let to = row.to.iter().map(|rank| (*rank, part.clone())).collect();
+    fabric.exchange(key, to, &from)?.wait()
+}
+
+/// A state of so many vectors.
+fn vectors<const N: usize>(state: Vec<Vec<f32>>) -> Result<[Vec<f32>; N]> {
+    let found = state.len();
+    state.try_into().map_err(|_| Error::corrupt(format!("a state of {found} vectors, expected {N}")))
+}
