@@ -138,6 +138,7 @@ impl Job<'_> {
         };
         let mut kept = Ok(());
         let mut hear = |event| match (event, self.checkpoint) {
+            (Event::Started { device: Some(device), .. }, _) if first => eprintln!("training on {device}"),
             (Event::Epoch(epoch), _) if first => println!("{}", line(&epoch)),
             (Event::Checkpoint { bytes, .. }, Some(path)) => {
                 // Rows of training that cannot be kept are not worth the wait.
