@@ -35,7 +35,7 @@ fn compress(c: &mut Criterion) {
     let mut out = vec![0.0; LEN];
     let mut group = c.benchmark_group("compress");
     group.sample_size(20).throughput(Throughput::Bytes(4 * LEN as u64));
-    for (name, mut compressor) in compressors() {
+    for (name, compressor) in compressors() {
         let payload = compressor.encode(&values, &at).unwrap();
         group.bench_function(format!("{name}/encode"), |b| {
             b.iter(|| compressor.encode(black_box(&values), &at).unwrap());

@@ -118,6 +118,11 @@ impl Topology {
         }
     }
 
+    /// Whether W is the same in every step.
+    pub fn is_fixed(&self) -> bool {
+        !matches!(self, Topology::OnePeerExponential | Topology::ShiftOne)
+    }
+
     /// Whether W is symmetric.
     pub fn is_symmetric(&self) -> bool {
         !matches!(self, Topology::StaticExponential | Topology::OnePeerExponential)

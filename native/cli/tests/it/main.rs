@@ -52,6 +52,7 @@ fn trains_and_predicts() {
     for workers in ["1", "2"] {
         let trained = train(folder.path(), CONFIG, &["--workers", workers]);
         assert!(trained.status.success(), "{}", stderr(&trained));
+        assert_eq!(stderr(&trained), "training on cpu\n");
         let lines = String::from_utf8(trained.stdout).unwrap();
         assert_eq!(lines.lines().count(), 40);
         assert!(lines.starts_with("epoch   1  step      13  loss 0."), "{lines}");

@@ -23,6 +23,8 @@ pub enum Algorithm {
 pub struct Link {
     /// Seconds before its first byte arrives.
     pub latency: f64,
+    /// Seconds of a worker's own for each that it sends.
+    pub per_message: f64,
     /// Bytes in a second after that, of all messages that a worker sends together.
     pub bandwidth: f64,
 }
@@ -69,7 +71,7 @@ impl Algorithm {
     }
 
     /// Bytes that `rank` of `world` sends for `len` values.
-    pub fn sent(self, len: usize, rank: usize, world: usize) -> u64 {
+    pub fn bytes(self, len: usize, rank: usize, world: usize) -> u64 {
         if world == 1 {
             return 0;
         }
@@ -78,9 +80,9 @@ impl Algorithm {
                 let own = slice_of(len, rank, world).len();
                 4 * (len - own + (world - 1) * own) as u64
             }
-            Algorithm::Ring => ring::sent(len, rank, world),
-            Algorithm::HalvingDoubling => halving::sent(len, rank, world),
-            Algorithm::DoubleBinaryTree => tree::sent(len, rank, world),
+            Algorithm::Ring => ring::bytes(len, rank, world),
+            Algorithm::HalvingDoubling => halving::bytes(len, rank, world),
+            Algorithm::DoubleBinaryTree => tree::bytes(len, rank, world),
         }
     }
 
@@ -98,10 +100,24 @@ impl Algorithm {
         }
     }
 
-    /// Seconds that it takes over links of which all are alike: latencies of its rounds, and the bytes of the worker that sends most.
+    /// Messages that are sent one after the other: those of the worker that sends most, and at least one a round.
+    fn messages(self, len: usize, world: usize) -> usize {
+        let of_one = match self {
+            Algorithm::TwoPhase | Algorithm::Ring => 2 * (world - 1),
+            Algorithm::HalvingDoubling => 2 * world.ilog2() as usize + usize::from(!world.is_power_of_two()),
+            // To a parent and two children in one tree, to a parent in the other.
+            Algorithm::DoubleBinaryTree => 4 * tree::chunks(len, tree::CHUNK).len().div_ceil(2),
+        };
+        if world == 1 { 0 } else { of_one.max(self.rounds(len, world)) }
+    }
+
+    /// Seconds that it takes over links of which all are alike: latencies of its rounds, messages, and the bytes of the worker that
+    /// sends most. What one worker sends while another does, and links that many share, are not in it.
     pub fn seconds(self, len: usize, world: usize, link: Link) -> f64 {
-        let most = (0..world).map(|rank| self.sent(len, rank, world)).max().unwrap_or(0);
-        self.rounds(len, world) as f64 * link.latency + most as f64 / link.bandwidth
+        let most = (0..world).map(|rank| self.bytes(len, rank, world)).max().unwrap_or(0);
+        self.rounds(len, world) as f64 * link.latency
+            + self.messages(len, world) as f64 * link.per_message
+            + most as f64 / link.bandwidth
     }
 
     /// The fastest by [`Algorithm::seconds`]; the same on all workers that are told the same.

@@ -74,8 +74,8 @@ fn halves(rank: usize, len: usize, inner: usize, round: usize) -> (usize, [Range
     (rank, [range.clone(), range])
 }
 
-/// As [`super::Algorithm::sent`].
-pub(super) fn sent(len: usize, rank: usize, world: usize) -> u64 {
+/// As [`super::Algorithm::bytes`].
+pub(super) fn bytes(len: usize, rank: usize, world: usize) -> u64 {
     let Plan { inner, rounds } = Plan::new(world);
     if rank >= inner {
         return 4 * len as u64;

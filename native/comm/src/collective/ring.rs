@@ -27,8 +27,8 @@ pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> R
     Ok(())
 }
 
-/// As [`super::Algorithm::sent`].
-pub(super) fn sent(len: usize, rank: usize, world: usize) -> u64 {
+/// As [`super::Algorithm::bytes`].
+pub(super) fn bytes(len: usize, rank: usize, world: usize) -> u64 {
     // All slices but one, twice: in the first half all but the next one's, in the second all but that after it.
     let slice = |of: usize| slice_of(len, of % world, world).len();
     4 * (2 * len - slice(rank + 1) - slice(rank + 2)) as u64

@@ -90,8 +90,8 @@ fn parent(place: usize, world: usize) -> Option<usize> {
     }
 }
 
-/// As [`super::Algorithm::sent`].
-pub(super) fn sent(len: usize, rank: usize, world: usize) -> u64 {
+/// As [`super::Algorithm::bytes`].
+pub(super) fn bytes(len: usize, rank: usize, world: usize) -> u64 {
     let middle = len.div_ceil(2);
     let of = |shift: usize, half: usize| {
         let node = Node::new(rank, world, shift);

@@ -48,7 +48,7 @@ fn to_f16(value: f32) -> u16 {
     let magnitude = value.to_bits() & 0x7fff_ffff;
     let held = if magnitude < LARGEST { magnitude } else { LARGEST };
     // Ties go to even: half a unit, less one where the last bit is not set.
-    let normal = (held - (112 << 23) + 0xfff + (held >> 13 & 1)) >> 13;
+    let normal = held.wrapping_sub((112 << 23) - 0xfff).wrapping_add(held >> 13 & 1) >> 13;
     // Beside ½ an f32's last bit is that of a denormal half.
     let denormal = (f32::from_bits(held) + 0.5).to_bits() - 0.5f32.to_bits();
     let finite = if held < NORMAL { denormal } else { normal };
@@ -93,7 +93,7 @@ impl Compressor for Fp16 {
         Some(2 * len)
     }
 
-    fn encode(&mut self, values: &[f32], _at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _at: &Place) -> Result<Bytes> {
         Ok(encode(values, to_f16))
     }
 
@@ -113,7 +113,7 @@ impl Compressor for Bf16 {
         Some(2 * len)
     }
 
-    fn encode(&mut self, values: &[f32], _at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _at: &Place) -> Result<Bytes> {
         Ok(encode(values, to_bf16))
     }
 

@@ -81,7 +81,7 @@ impl Compressor for MinMaxU8 {
         Some(HEADER + len.next_multiple_of(ALIGN))
     }
 
-    fn encode(&mut self, values: &[f32], _at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _at: &Place) -> Result<Bytes> {
         check_finite(values)?;
         let min = extreme(values, |a, b| if a < b { a } else { b });
         let max = extreme(values, |a, b| if a > b { a } else { b });

@@ -104,7 +104,7 @@ pub trait Compressor: fmt::Debug + Send {
     ///
     /// # Errors
     /// `Diverged` when a value is infinite or no number, and that would spoil more than itself.
-    fn encode(&mut self, values: &[f32], at: &Place) -> Result<Bytes>;
+    fn encode(&self, values: &[f32], at: &Place) -> Result<Bytes>;
 
     /// Decodes what was encoded at the same place, that of whoever sent it; every value of `out` is overwritten.
     ///

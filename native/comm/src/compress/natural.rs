@@ -45,7 +45,7 @@ impl Compressor for Natural {
         Some(len + packed_len(len, 1))
     }
 
-    fn encode(&mut self, values: &[f32], at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], at: &Place) -> Result<Bytes> {
         let draw = at.own();
         let mut out = vec![0; values.len() + packed_len(values.len(), 1)];
         let (exponents, signs) = out.split_at_mut(values.len());

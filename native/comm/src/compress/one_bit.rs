@@ -31,7 +31,7 @@ impl Compressor for OneBit {
         Some(HEADER + packed_len(len, 1))
     }
 
-    fn encode(&mut self, values: &[f32], _at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _at: &Place) -> Result<Bytes> {
         check_finite(values)?;
         let mut out = vec![0; HEADER + packed_len(values.len(), 1)];
         let (head, signs) = out.split_at_mut(HEADER);

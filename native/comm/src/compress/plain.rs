@@ -23,7 +23,7 @@ impl Compressor for Plain {
         true
     }
 
-    fn encode(&mut self, values: &[f32], _: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _: &Place) -> Result<Bytes> {
         Ok(wire::f32s(values))
     }
 

@@ -137,7 +137,7 @@ impl Compressor for Qsgd {
         Some(self.payload_bytes(len))
     }
 
-    fn encode(&mut self, values: &[f32], at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], at: &Place) -> Result<Bytes> {
         check_finite(values)?;
         let draw = at.own();
         let mut out = vec![0; self.payload_bytes(values.len())];

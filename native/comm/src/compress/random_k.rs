@@ -12,9 +12,8 @@ const NAME: &str = "random-k";
 /// Keeps k = max(1, ⌈ratio·m⌉) values of m, at indices that all workers draw alike, each set of k as likely as any other; the
 /// others become 0. Exact for k = m.
 ///
-/// Unbiased with ω = m/k − 1 when decoded values are scaled by m/k. As they are, E‖C(x) − x‖² = (1 − k/m)·‖x‖²: that holds on
-/// average only, a draw that misses all that is not 0 keeps nothing, so the law is [`Law::Biased`]. Error feedback, which asks for a
-/// contraction on average, takes the unbiased one scaled by 1/(1 + ω) = k/m, and that is the same.
+/// Decoded values are scaled by m/k: unbiased, ω = m/k − 1. As they are, for error feedback, [`super::Shrink`] gives them, as
+/// 1/(1 + ω) = k/m.
 ///
 /// Payload: the k values, f32, by rising index: 4k bytes. Linear: payloads of one key add up, and their sum decodes to the sum.
 /// A value that is no number spoils only itself.
@@ -23,24 +22,15 @@ const NAME: &str = "random-k";
 #[derive(Clone, Debug)]
 pub struct RandomK {
     ratio: Ratio,
-    scaled: bool,
 }
 
 impl RandomK {
-    /// Keeps `ratio` of the values, 0 < ratio ≤ 1, scaled by m/k.
+    /// Keeps `ratio` of the values, 0 < ratio ≤ 1.
     ///
     /// # Errors
     /// `InvalidArgument` when the ratio is not in its range.
-    pub fn unbiased(ratio: f64) -> Result<RandomK> {
-        Ok(RandomK { ratio: Ratio::new(NAME, ratio)?, scaled: true })
-    }
-
-    /// Keeps `ratio` of the values, 0 < ratio ≤ 1, as they are.
-    ///
-    /// # Errors
-    /// `InvalidArgument` when the ratio is not in its range.
-    pub fn unscaled(ratio: f64) -> Result<RandomK> {
-        Ok(RandomK { ratio: Ratio::new(NAME, ratio)?, scaled: false })
+    pub fn new(ratio: f64) -> Result<RandomK> {
+        Ok(RandomK { ratio: Ratio::new(NAME, ratio)? })
     }
 }
 
@@ -48,8 +38,7 @@ impl Compressor for RandomK {
     fn law(&self, len: usize) -> Law {
         match self.ratio.of(len) {
             kept if kept == len => Law::Exact,
-            kept if self.scaled => Law::Unbiased { omega: len as f64 / kept as f64 - 1.0 },
-            _ => Law::Biased,
+            kept => Law::Unbiased { omega: len as f64 / kept as f64 - 1.0 },
         }
     }
 
@@ -62,7 +51,7 @@ impl Compressor for RandomK {
         true
     }
 
-    fn encode(&mut self, values: &[f32], at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], at: &Place) -> Result<Bytes> {
         let drawn = sample(&at.shared(), self.ratio.of(values.len()), values.len());
         let kept: Vec<f32> = drawn.indices().map(|index| values[index]).collect();
         Ok(wire::f32s(&kept))
@@ -71,7 +60,7 @@ impl Compressor for RandomK {
     fn decode(&self, payload: &[u8], at: &Place, out: &mut [f32]) -> Result<()> {
         let kept = self.ratio.of(out.len());
         check_payload(NAME, payload, 4 * kept)?;
-        let scale = if self.scaled { (out.len() as f64 / kept as f64) as f32 } else { 1.0 };
+        let scale = (out.len() as f64 / kept as f64) as f32;
         let drawn = sample(&at.shared(), kept, out.len());
         out.fill(0.0);
         for (index, value) in drawn.indices().zip(payload.as_chunks::<4>().0) {

@@ -46,7 +46,7 @@ impl Compressor for Shrink {
         self.0.is_linear()
     }
 
-    fn encode(&mut self, values: &[f32], at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], at: &Place) -> Result<Bytes> {
         self.0.encode(values, at)
     }
 

@@ -37,7 +37,7 @@ impl Compressor for Sign {
         Some(4 + packed_len(len, 1))
     }
 
-    fn encode(&mut self, values: &[f32], _at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _at: &Place) -> Result<Bytes> {
         check_finite(values)?;
         let scale = (sum(values, f64::abs) / values.len().max(1) as f64) as f32;
         let mut out = vec![0; 4 + packed_len(values.len(), 1)];
@@ -68,7 +68,7 @@ impl Compressor for SignVote {
         Some(packed_len(len, 1))
     }
 
-    fn encode(&mut self, values: &[f32], _at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _at: &Place) -> Result<Bytes> {
         check_finite(values)?;
         let mut out = vec![0; packed_len(values.len(), 1)];
         pack_signs(values, &mut out);

@@ -59,7 +59,7 @@ impl Compressor for SketchMl {
         None
     }
 
-    fn encode(&mut self, values: &[f32], _: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _: &Place) -> Result<Bytes> {
         indices::check_len(NAME, values.len())?;
         // A mean of what is infinite or no number spoils its bin.
         check_finite(values)?;

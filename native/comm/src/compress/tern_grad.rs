@@ -72,7 +72,7 @@ impl Compressor for TernGrad {
         Some(4 + packed_len(len, WIDTH))
     }
 
-    fn encode(&mut self, values: &[f32], at: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], at: &Place) -> Result<Bytes> {
         check_finite(values)?;
         let (draw, largest) = (at.own(), self.largest(values));
         let mut out = vec![0; 4 + packed_len(values.len(), WIDTH)];

@@ -54,7 +54,7 @@ impl Compressor for Threshold {
         None
     }
 
-    fn encode(&mut self, values: &[f32], _: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _: &Place) -> Result<Bytes> {
         indices::check_len(NAME, values.len())?;
         let (indices, kept): (Vec<u32>, Vec<f32>) =
             (0..).zip(values.iter().copied()).filter(|(_, value)| self.keeps(*value)).unzip();

@@ -51,7 +51,7 @@ impl Compressor for TopK {
         }
     }
 
-    fn encode(&mut self, values: &[f32], _: &Place) -> Result<Bytes> {
+    fn encode(&self, values: &[f32], _: &Place) -> Result<Bytes> {
         indices::check_len(NAME, values.len())?;
         // A value that is no number would take the place of one.
         check_finite(values)?;

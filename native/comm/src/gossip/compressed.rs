@@ -21,7 +21,7 @@ struct Known {
 impl Known {
     fn new(topology: Topology, compressor: Box<dyn Compressor>, seed: u64) -> Result<Known> {
         // A sum by weights holds for one W only.
-        match topology.is_symmetric() && topology.period(64) == 1 {
+        match topology.is_symmetric() && topology.is_fixed() {
             true => Ok(Known { topology, compressor, seed, own: Vec::new(), sum: Vec::new() }),
             false => Err(Error::argument(format!(
                 "compressed differences over {topology}, expected a symmetric topology that stays"

@@ -36,7 +36,7 @@ impl Reduce for Gather {
         decoded.resize(values.len(), 0.0);
         memory.add(key.bucket, Side::Worker, values)?;
         let whose = (Side::Worker, 0, values.len());
-        let part = memory.encode(compressor.as_mut(), (values, &place(fabric.rank())), whose)?;
+        let part = memory.encode(compressor.as_ref(), (values, &place(fabric.rank())), whose)?;
         for (from, part) in fabric.broadcast(key, part)?.wait()?.iter().enumerate() {
             let to = if from == 0 { &mut *values } else { &mut decoded[..] };
             let read = compressor.decode(part, &place(from), to);
@@ -49,7 +49,7 @@ impl Reduce for Gather {
         Ok(())
     }
 
-    fn sent(&self, len: usize, _: usize, world: usize) -> Option<u64> {
+    fn bytes(&self, len: usize, _: usize, world: usize) -> Option<u64> {
         Some((world as u64 - 1) * self.compressor.bytes(len)? as u64)
     }
 

@@ -41,7 +41,7 @@ impl Reduce for LinearSum {
         // What is drawn is what all draw alike.
         let at = Place { seed: *seed, key, rank: fabric.rank_in_all(fabric.rank()), part: 0 };
         memory.add(key.bucket, Side::Worker, values)?;
-        let part = memory.encode(compressor.as_mut(), (values, &at), (Side::Worker, 0, values.len()))?;
+        let part = memory.encode(compressor.as_ref(), (values, &at), (Side::Worker, 0, values.len()))?;
         sums.resize(part.len() / 4, 0.0);
         wire::copy_f32s(&part, sums, fabric.rank())?;
         all_reduce_sum(fabric, key, sums)?;
@@ -50,7 +50,7 @@ impl Reduce for LinearSum {
         Ok(())
     }
 
-    fn sent(&self, len: usize, rank: usize, world: usize) -> Option<u64> {
+    fn bytes(&self, len: usize, rank: usize, world: usize) -> Option<u64> {
         let numbers = self.compressor.bytes(len)? / 4;
         let slice = |owner| slice_of(numbers, owner, world).len();
         let others: usize = (0..world).filter(|owner| *owner != rank).map(slice).sum();

@@ -33,7 +33,7 @@ pub trait Reduce: fmt::Debug + Send {
     fn sum(&mut self, fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()>;
 
     /// Bytes that `rank` of `world` sends for `len` values; none where they depend on the values.
-    fn sent(&self, len: usize, rank: usize, world: usize) -> Option<u64>;
+    fn bytes(&self, len: usize, rank: usize, world: usize) -> Option<u64>;
 
     /// What error feedback is still to send, for checkpoints; nothing where there is none.
     fn residuals(&self) -> Option<&Residuals>;

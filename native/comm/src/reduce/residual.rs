@@ -3,8 +3,8 @@
 //! Nothing is lost then, only late: over any number of steps, what was given out and what is left add up to what was put in. It
 //! converges for contractions. Around an unbiased compressor of a large variance it diverges.
 //!
-//! What is left is in the units of what is reduced: whoever reduces gradients times a learning rate that changes, or sums over
-//! batches whose weights do, scales what is left with [`Residuals::scale`], or reduces means.
+//! What is left is in the units of what is reduced: of sums over batches whose weights change, or gradients times a learning rate
+//! that does, an old rest would count by the new unit. Reduce means.
 
 use std::collections::BTreeMap;
 
@@ -47,11 +47,6 @@ impl Residuals {
     /// Sets one.
     pub fn set(&mut self, bucket: u32, side: Side, values: Vec<f32>) {
         self.0.insert((bucket, side), values);
-    }
-
-    /// Multiplies all.
-    pub fn scale(&mut self, by: f32) {
-        self.0.values_mut().flatten().for_each(|value| *value *= by);
     }
 }
 
@@ -128,7 +123,7 @@ impl Memory {
     /// Those of the compressor.
     pub(super) fn encode(
         &mut self,
-        compressor: &mut dyn Compressor,
+        compressor: &dyn Compressor,
         (values, at): (&[f32], &Place),
         (side, first, len): (Side, usize, usize),
     ) -> Result<Bytes> {

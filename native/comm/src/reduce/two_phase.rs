@@ -55,7 +55,7 @@ impl Reduce for TwoPhase {
             let range = slice_of(len, owner, world);
             let whose = (Side::Worker, range.start, len);
             parts.push(memory.encode(
-                to_owner.as_mut(),
+                to_owner.as_ref(),
                 (&values[range], &place(key, rank, owner)),
                 whose,
             )?);
@@ -75,7 +75,7 @@ impl Reduce for TwoPhase {
         let key = key.later(1)?;
         memory.add(key.bucket, Side::Owner, sum)?;
         let whose = (Side::Owner, 0, own.len());
-        let part = memory.encode(from_owner.as_mut(), (sum, &place(key, rank, rank)), whose)?;
+        let part = memory.encode(from_owner.as_ref(), (sum, &place(key, rank, rank)), whose)?;
         for (owner, part) in fabric.broadcast(key, part)?.wait()?.iter().enumerate() {
             // One's own too: all go on with the same.
             let range = slice_of(len, owner, world);
@@ -86,7 +86,7 @@ impl Reduce for TwoPhase {
         Ok(())
     }
 
-    fn sent(&self, len: usize, rank: usize, world: usize) -> Option<u64> {
+    fn bytes(&self, len: usize, rank: usize, world: usize) -> Option<u64> {
         let [to_owner, from_owner] = &self.ways;
         let part = |owner| Some(to_owner.bytes(slice_of(len, owner, world).len())? as u64);
         let parts: u64 = (0..world).filter(|owner| *owner != rank).map(part).sum::<Option<u64>>()?;

@@ -231,7 +231,7 @@ fn what_cannot_be_is_refused() {
     assert_eq!(e, "momentum is 1, expected at least 0 and below 1");
     let gamma = text(Choco::new(Topology::Ring, Box::new(Plain), 1.5, 1).unwrap_err());
     assert_eq!(gamma, "gamma is 1.5, expected above 0 and at most 1");
-    let unbiased = Box::new(RandomK::unbiased(0.1).unwrap());
+    let unbiased = Box::new(RandomK::new(0.1).unwrap());
     assert!(
         text(Choco::new(Topology::Ring, unbiased, 0.5, 1).unwrap_err()).contains("expected a contraction")
     );

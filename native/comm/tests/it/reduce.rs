@@ -53,10 +53,10 @@ fn cases() -> Vec<Case> {
         case("top-k gathered, kept", false, || Box::new(Gather::new(top_k(), On, SEED).unwrap())),
         case("top-k both ways, kept", false, || two_phase(top_k, On)),
         case("random-k summed", false, || {
-            Box::new(LinearSum::new(Box::new(RandomK::unbiased(0.2).unwrap()), Off, SEED).unwrap())
+            Box::new(LinearSum::new(Box::new(RandomK::new(0.2).unwrap()), Off, SEED).unwrap())
         }),
         case("random-k shrunk, summed, kept", false, || {
-            Box::new(LinearSum::new(shrunk(Box::new(RandomK::unbiased(0.2).unwrap())), On, SEED).unwrap())
+            Box::new(LinearSum::new(shrunk(Box::new(RandomK::new(0.2).unwrap())), On, SEED).unwrap())
         }),
         case("threshold", false, || {
             Box::new(
@@ -120,7 +120,7 @@ fn all_end_with_the_same_bits_and_the_bytes_that_were_said() {
                     let one = |(nth, case): (usize, &Case)| {
                         let mut made = (case.make)();
                         let first = 10 * nth as u64;
-                        let said = made.sent(len, mesh.rank(), world);
+                        let said = made.bytes(len, mesh.rank(), world);
                         let (values, sent) = reduce(&mesh, made.as_mut(), len, first..first + 2);
                         assert!(
                             said.is_none_or(|said| said == sent),
@@ -237,7 +237,7 @@ fn feedback_is_refused_where_it_would_diverge() {
     let e = refusal(Box::new(Qsgd::new(1, 256).unwrap()));
     assert!(e.starts_with("error feedback around Qsgd") && e.contains("Unbiased"), "{e}");
     assert!(refusal(Box::new(SignVote)).contains("Biased"));
-    assert!(Gather::new(Box::new(RandomK::unbiased(0.1).unwrap()), Feedback::On, SEED).is_err());
+    assert!(Gather::new(Box::new(RandomK::new(0.1).unwrap()), Feedback::On, SEED).is_err());
     let e = LinearSum::new(top_k(), Feedback::Off, SEED).unwrap_err().to_string();
     assert!(e.starts_with("payloads of TopK") && e.ends_with("expected a linear compressor"), "{e}");
     assert!(Shrink::new(top_k()).is_err());
@@ -278,7 +278,7 @@ fn what_converges_converges() {
 }
 
 /// What one worker's vectors become when nobody travels: each encoded and decoded by itself, then summed in f64.
-fn serial(mut compressor: Box<dyn Compressor>, len: usize, world: usize, key: Key) -> Vec<f64> {
+fn serial(compressor: Box<dyn Compressor>, len: usize, world: usize, key: Key) -> Vec<f64> {
     let mut sum = vec![0.0f64; len];
     for rank in 0..world {
         let at = Place { seed: SEED, key, rank, part: 0 };
@@ -296,7 +296,7 @@ fn sums_are_those_of_what_each_sent() {
     const WORLD: usize = 3;
     let key = Key::new(4, 2, 0);
     let threshold = || Box::new(Threshold::new(1.0, Indices::Shortest).unwrap()) as Box<dyn Compressor>;
-    let random = || Box::new(RandomK::unbiased(0.2).unwrap()) as Box<dyn Compressor>;
+    let random = || Box::new(RandomK::new(0.2).unwrap()) as Box<dyn Compressor>;
     let done = run(meshes(Kind::Local, WORLD, &options()), |mesh| {
         let through = |mut made: Box<dyn Reduce>, key: Key| {
             let mut values = vector(LEN, mesh.rank(), 4);

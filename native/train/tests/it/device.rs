@@ -9,6 +9,7 @@ use firesteel_engine::Gpu;
 use firesteel_error::Kind;
 use firesteel_train::{Event, Model, Session, TrainConfig, Trainer};
 
+use crate::faults::others_end_with_the_rank_that_dies;
 use crate::rounds::by_rounds_on;
 use crate::support::*;
 
@@ -100,30 +101,7 @@ fn a_round_on_a_gpu_is_that_of_the_cpu() {
 
 #[test]
 fn when_a_worker_dies_the_others_gpus_do_not_wait_for_its() {
-    let config = flights(r#"{"epochs": 1000, "batchSize": 30}"#);
-    let parts = deal(&tabular(90), 3);
-    for talk in [Talk::Local, Talk::Tcp] {
-        let started = Instant::now();
-        let outcomes = together_or_dead(talk, 3, |rank, fabric| {
-            let gpu = Some(gpu(rank, true));
-            let session =
-                Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None, gpu };
-            let mut die = |event| {
-                if rank == 1 && matches!(event, Event::Epoch(ref e) if e.epoch == 2) {
-                    panic!("killed by the test");
-                }
-            };
-            let shard = shard(&config, rank, &parts[rank]);
-            Trainer::new(config.clone()).unwrap().fit(shard, session, &mut die).map(|_| ())
-        });
-        assert!(outcomes[1].is_none());
-        for rank in [0, 2] {
-            let e = outcomes[rank].as_ref().unwrap().as_ref().unwrap_err();
-            assert_eq!(e.kind(), Kind::PeerLost, "{talk:?}: {e}");
-            assert!(e.to_string().contains("rank 1"), "{talk:?}: {e}");
-        }
-        assert!(started.elapsed() < options().deadline / 2, "{talk:?}");
-    }
+    others_end_with_the_rank_that_dies(90, |rank| Some(gpu(rank, true)));
 }
 
 #[test]

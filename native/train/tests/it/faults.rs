@@ -4,19 +4,24 @@ use std::time::Instant;
 
 use firesteel_comm::Cancel;
 use firesteel_error::Kind;
-use firesteel_train::{Event, Session, Trainer};
+use firesteel_train::{Event, Gpu, Session, Trainer};
 
 use crate::support::*;
 
 #[test]
 fn when_a_worker_dies_the_others_end_with_its_rank() {
+    others_end_with_the_rank_that_dies(300, |_| None);
+}
+
+/// Three workers train on so many rows, on GPUs or not, and one dies between two epochs.
+pub fn others_end_with_the_rank_that_dies(rows: usize, gpu: impl Fn(usize) -> Option<Gpu> + Sync) {
     let config = flights(r#"{"epochs": 1000, "batchSize": 30}"#);
-    let parts = deal(&tabular(300), 3);
+    let parts = deal(&tabular(rows), 3);
     for talk in [Talk::Local, Talk::Tcp] {
         let started = Instant::now();
         let outcomes = together_or_dead(talk, 3, |rank, fabric| {
-            let session =
-                Session { fabric, threads: 1, cancel: Cancel::new(), resume: None, start: None, gpu: None };
+            let (cancel, gpu) = (Cancel::new(), gpu(rank));
+            let session = Session { fabric, threads: 1, cancel, resume: None, start: None, gpu };
             let mut die = |event| {
                 if rank == 1 && matches!(event, Event::Epoch(ref e) if e.epoch == 2) {
                     panic!("killed by the test");
@@ -31,7 +36,7 @@ fn when_a_worker_dies_the_others_end_with_its_rank() {
             assert_eq!(e.kind(), Kind::PeerLost, "{talk:?}: {e}");
             assert!(e.to_string().contains("rank 1"), "{talk:?}: {e}");
         }
-        assert!(started.elapsed() < options().deadline, "before the deadline");
+        assert!(started.elapsed() < options().deadline / 2, "long before the deadline");
     }
 }
 

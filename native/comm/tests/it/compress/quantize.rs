@@ -14,7 +14,7 @@ fn check(make: impl Fn() -> Box<dyn Compressor>) {
 }
 
 /// Encodes one by one what is not finite, amid other values, and expects it to be refused by its place.
-fn check_refuses_what_is_not_finite(mut compressor: Box<dyn Compressor>) {
+fn check_refuses_what_is_not_finite(compressor: Box<dyn Compressor>) {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut values = normal(100, 1);
         values[17] = bad;
@@ -25,7 +25,7 @@ fn check_refuses_what_is_not_finite(mut compressor: Box<dyn Compressor>) {
 }
 
 /// Decodes a payload that differs from what was made of `values` in some bytes, and expects it to be refused.
-fn check_corrupt(mut compressor: Box<dyn Compressor>, values: &[f32], changes: &[(usize, &[u8])]) {
+fn check_corrupt(compressor: Box<dyn Compressor>, values: &[f32], changes: &[(usize, &[u8])]) {
     let payload = compressor.encode(values, &place(1, 0)).unwrap();
     for (at, bytes) in changes {
         let mut payload = payload.to_vec();
@@ -50,14 +50,14 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 fn fp16() {
     check(|| Box::new(Fp16));
     let values = [1.0, -0.0, 65_504.0, 65_520.0, -1e30, 2f32.powi(-25), 2f32.powi(-24), 1.0 + 2f32.powi(-11)];
-    let found = through(&mut Fp16, &values, &place(1, 0));
+    let found = through(&Fp16, &values, &place(1, 0));
     assert_eq!(found, [1.0, 0.0, 65_504.0, 65_504.0, -65_504.0, 0.0, 2f32.powi(-24), 1.0]);
     let payload = Fp16.encode(&[1.0, -2.0, 0.1], &place(1, 0)).unwrap();
     assert_eq!(payload[..], [0x00, 0x3c, 0x00, 0xc0, 0x66, 0x2e]);
     // Where nothing is lost to either end.
     let values: Vec<f32> =
         normal(4099, 1).iter().map(|value| value.signum() * value.abs().max(1e-4)).collect();
-    let found = through(&mut Fp16, &values, &place(1, 0));
+    let found = through(&Fp16, &values, &place(1, 0));
     let size = square(values.iter().map(|value| f64::from(*value)));
     assert!(distance(&found, &values) <= 2f64.powi(-22) * size);
 }
@@ -69,14 +69,14 @@ fn bf16() {
     assert_eq!(payload[..], [0x80, 0x3f, 0x00, 0xc0, 0xcd, 0x3d, 0x7f, 0x7f, 0x7f, 0xff]);
     // Just off a tie: almost all of the error that the law allows.
     let values = vec![1.0 + 2f32.powi(-8); 100];
-    let lost = distance(&through(&mut Bf16, &values, &place(1, 0)), &values);
+    let lost = distance(&through(&Bf16, &values, &place(1, 0)), &values);
     assert!(lost > 0.99 * 2f64.powi(-16) * 100.0);
 }
 
 #[test]
 fn what_is_not_finite_spoils_only_itself_in_floats() {
     let compressors: [Box<dyn Compressor>; 3] = [Box::new(Fp16), Box::new(Bf16), Box::new(Natural)];
-    for mut compressor in compressors {
+    for compressor in compressors {
         let values = [1.0, f32::NAN, 2.0, f32::INFINITY, f32::NEG_INFINITY, -4.0];
         let payload = compressor.encode(&values, &place(1, 0)).unwrap();
         let mut out = [0.0; 6];
@@ -106,7 +106,7 @@ fn min_max_u8_is_that_of_bagua() {
     assert_eq!(payload.len(), 64);
     assert_eq!(payload[..8], [(-1f32).to_le_bytes(), 2f32.to_le_bytes()].concat());
     assert_eq!(payload[32..36], [0, 85, 127, 255]);
-    assert_eq!(through(&mut MinMaxU8, &values, &place(1, 0)), [-1.0, 0.0, 0.494_117_65, 2.0]);
+    assert_eq!(through(&MinMaxU8, &values, &place(1, 0)), [-1.0, 0.0, 0.494_117_65, 2.0]);
     assert_eq!([0, 1, 32, 33].map(|len| MinMaxU8.bytes(len).unwrap()), [32, 64, 64, 96]);
 }
 
@@ -125,13 +125,13 @@ fn codes_of_min_max_u8_do_not_wrap() {
         let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
         let largest = f64::from(low.abs().max(high.abs()));
         let bound = 0.51 * (f64::from(high - low) + 1e-7) / 255.0 + largest * 2f64.powi(-22);
-        for (found, value) in through(&mut MinMaxU8, &values, &place(1, 0)).iter().zip(values) {
+        for (found, value) in through(&MinMaxU8, &values, &place(1, 0)).iter().zip(values) {
             most = most.max((f64::from(*found) - f64::from(value)).abs() / bound);
         }
     }
     assert!(most <= 1.0, "{most} of the bound");
     // Ties at both ends: a code of −1, were it not held.
-    let found = through(&mut MinMaxU8, &[-127.5, 127.5, 0.0, 1.0], &place(1, 0));
+    let found = through(&MinMaxU8, &[-127.5, 127.5, 0.0, 1.0], &place(1, 0));
     assert_eq!(found, [-127.0, 128.0, 0.0, 1.0]);
 }
 
@@ -141,7 +141,7 @@ fn min_max_u8_loses_what_is_below_half_a_level() {
     for len in [100, 10_000, 200_000] {
         let mut values = vec![0.99 / 255.0; len];
         (values[0], values[1]) = (1.0, -1.0);
-        let found = through(&mut MinMaxU8, &values, &place(1, 0));
+        let found = through(&MinMaxU8, &values, &place(1, 0));
         assert_eq!(found[2..], vec![0.0; len - 2]);
         let size = square(values.iter().map(|value| f64::from(*value)));
         let Law::Contraction { delta } = MinMaxU8.law(len) else { panic!() };
@@ -154,7 +154,7 @@ fn min_max_u8_refuses_what_it_would_make_infinite() {
     for values in [[1e30, 1e30], [f32::MIN, f32::MAX], [-3e38, -3e38]] {
         assert_eq!(MinMaxU8.encode(&values, &place(1, 0)).unwrap_err().kind(), Kind::Diverged);
     }
-    assert_eq!(through(&mut MinMaxU8, &[0.0, 3e38], &place(1, 0))[0], 0.0);
+    assert_eq!(through(&MinMaxU8, &[0.0, 3e38], &place(1, 0))[0], 0.0);
 }
 
 #[test]
@@ -173,12 +173,12 @@ fn qsgd() {
 fn qsgd_of_whole_levels_is_exact() {
     // A norm of 5, and 0s for both of the second bucket.
     let values = [3.0, -4.0, 0.0, -0.0, 5.0];
-    let mut qsgd = Qsgd::new(5, 2).unwrap();
+    let qsgd = Qsgd::new(5, 2).unwrap();
     let payload = qsgd.encode(&values, &place(1, 0)).unwrap();
     let (norm, zero) = (5f32.to_le_bytes(), [0; 4]);
     // 4 bits: 8 and 1, 5 and 5, 10.
     assert_eq!(payload[..], [&norm[..], &[0x18], &zero, &[0x55], &norm, &[0x0a]].concat());
-    assert_eq!(through(&mut qsgd, &values, &place(1, 0)), values);
+    assert_eq!(through(&qsgd, &values, &place(1, 0)), values);
     let nan = f32::NAN.to_le_bytes();
     let changes: [(usize, &[u8]); 5] =
         [(0, &nan), (0, &(-1f32).to_le_bytes()), (10, &[0, 0, 128, 127]), (4, &[0xb1]), (14, &[0x1a])];
@@ -188,7 +188,7 @@ fn qsgd_of_whole_levels_is_exact() {
 #[test]
 fn buckets_of_qsgd_draw_apart() {
     for bucket in [33, 64] {
-        let found = through(&mut Qsgd::new(1, bucket).unwrap(), &vec![1.0; 2 * bucket], &place(1, 0));
+        let found = through(&Qsgd::new(1, bucket).unwrap(), &vec![1.0; 2 * bucket], &place(1, 0));
         assert_ne!(found[..bucket], found[bucket..]);
     }
 }
@@ -210,7 +210,7 @@ fn codes_of_qsgd_have_as_few_bits_as_hold_them() {
 fn norms_of_huge_and_tiny_vectors_are_found() {
     for size in [2e-38, 1e-30, 1e30, 1e38] {
         let values = [size, -size, 0.0, size];
-        let found = through(&mut Qsgd::new(32_767, 512).unwrap(), &values, &place(1, 0));
+        let found = through(&Qsgd::new(32_767, 512).unwrap(), &values, &place(1, 0));
         assert!(distance(&found, &values).sqrt() <= f64::from(size) * 1e-4, "{size}: {found:?}");
     }
     let error = Qsgd::new(4, 512).unwrap().encode(&[3e38, 3e38], &place(1, 0)).unwrap_err();
@@ -226,11 +226,11 @@ fn tern_grad() {
     for clip in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         check_argument(TernGrad::new(Some(clip)), ["clip is", "above 0"]);
     }
-    let mut tern_grad = TernGrad::new(None).unwrap();
+    let tern_grad = TernGrad::new(None).unwrap();
     let values = [2.0, -2.0, 0.0, 2.0, -0.0];
     let payload = tern_grad.encode(&values, &place(1, 0)).unwrap();
     assert_eq!(payload[..], [&2f32.to_le_bytes()[..], &[0b01_00_11_01, 0]].concat());
-    assert_eq!(through(&mut tern_grad, &values, &place(1, 0)), values);
+    assert_eq!(through(&tern_grad, &values, &place(1, 0)), values);
     let changes: [(usize, &[u8]); 4] =
         [(0, &[0, 0, 128, 127]), (0, &(-1f32).to_le_bytes()), (4, &[2]), (5, &[4])];
     check_corrupt(Box::new(tern_grad), &values, &changes);
@@ -240,10 +240,10 @@ fn tern_grad() {
 #[test]
 fn tern_grad_varies_as_much_as_its_law() {
     const DRAWS: u64 = 20_000;
-    let mut tern_grad = TernGrad::new(None).unwrap();
+    let tern_grad = TernGrad::new(None).unwrap();
     let mut values = vec![-1.0 / 11.0; 100];
     values[50] = 1.0;
-    let apart = |step| distance(&through(&mut tern_grad, &values, &place(step, 0)), &values);
+    let apart = |step| distance(&through(&tern_grad, &values, &place(step, 0)), &values);
     let variance = (0..DRAWS).map(apart).sum::<f64>() / DRAWS as f64;
     let Law::Unbiased { omega } = TernGrad::new(None).unwrap().law(100) else { panic!() };
     let ratio = variance / square(values.iter().map(|value| f64::from(*value)));
@@ -259,7 +259,7 @@ fn tern_grad_clips_at_deviations_about_0() {
     let payload = TernGrad::new(Some(2.0)).unwrap().encode(&values, &place(1, 0)).unwrap();
     assert_eq!(payload[..4], (2.0 * sigma).to_le_bytes());
     // Equal values have no deviation about their mean.
-    assert_eq!(through(&mut TernGrad::new(Some(1.0)).unwrap(), &[3.0; 40], &place(1, 0)), [3.0; 40]);
+    assert_eq!(through(&TernGrad::new(Some(1.0)).unwrap(), &[3.0; 40], &place(1, 0)), [3.0; 40]);
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn natural() {
     let values = [1.0, -0.5, 0.0, 2f32.powi(-126), 2f32.powi(127), f32::MAX, -f32::MAX, 4.0, -8.0];
     let payload = Natural.encode(&values, &place(1, 0)).unwrap();
     assert_eq!(payload[..], [127, 126, 0, 1, 254, 254, 254, 129, 130, 0b0100_0010, 1]);
-    let found = through(&mut Natural, &values, &place(1, 0));
+    let found = through(&Natural, &values, &place(1, 0));
     assert_eq!(found[..5], values[..5]);
     assert_eq!(found[5..], [2f32.powi(127), -2f32.powi(127), 4.0, -8.0]);
     check_corrupt(Box::new(Natural), &values, &[(10, &[2])]);
@@ -279,12 +279,12 @@ fn natural() {
 fn natural_varies_as_much_as_its_law() {
     const LEN: usize = 400_000;
     let values = vec![-4.0 / 3.0; LEN];
-    let found = through(&mut Natural, &values, &place(1, 0));
+    let found = through(&Natural, &values, &place(1, 0));
     let size = square(values.iter().map(|value| f64::from(*value)));
     let ratio = distance(&found, &values) / size;
     assert!((ratio - 0.125).abs() < 0.001, "{ratio}");
     let denormal = f32::MIN_POSITIVE / 4.0;
-    let found = through(&mut Natural, &vec![denormal; LEN], &place(1, 0));
+    let found = through(&Natural, &vec![denormal; LEN], &place(1, 0));
     assert!(found.iter().all(|value| [0.0, f32::MIN_POSITIVE].contains(value)));
     let mean = found.iter().map(|value| f64::from(*value)).sum::<f64>() / LEN as f64;
     assert!((mean / f64::from(denormal) - 1.0).abs() < 0.02, "{mean}");
@@ -297,7 +297,7 @@ fn sign() {
     let values = [1.0, -2.0, 0.0, -0.0, 2.0];
     let payload = Sign.encode(&values, &place(1, 0)).unwrap();
     assert_eq!(payload[..], [&1f32.to_le_bytes()[..], &[0b0000_0010]].concat());
-    assert_eq!(through(&mut Sign, &values, &place(1, 0)), [1.0, -1.0, 1.0, 1.0, 1.0]);
+    assert_eq!(through(&Sign, &values, &place(1, 0)), [1.0, -1.0, 1.0, 1.0, 1.0]);
     let changes: [(usize, &[u8]); 3] = [(0, &[0, 0, 128, 127]), (0, &(-1f32).to_le_bytes()), (4, &[0x20])];
     check_corrupt(Box::new(Sign), &values, &changes);
 }
@@ -308,7 +308,7 @@ fn sign_vote() {
     check_refuses_what_is_not_finite(Box::new(SignVote));
     let values = [1e-30, -1e30, 0.0, -0.0, 2.0, -1.0, 1.0, 1.0, -5.0];
     assert_eq!(SignVote.encode(&values, &place(1, 0)).unwrap()[..], [0b0010_0010, 1]);
-    let found = through(&mut SignVote, &values, &place(1, 0));
+    let found = through(&SignVote, &values, &place(1, 0));
     assert_eq!(found, [1.0, -1.0, 1.0, 1.0, 1.0, -1.0, 1.0, 1.0, -1.0]);
     check_corrupt(Box::new(SignVote), &values, &[(1, &[3])]);
 }
@@ -320,10 +320,10 @@ fn one_bit() {
     let values = [1.0, -2.0, 0.0, -0.0, 3.0, -4.0];
     let payload = OneBit.encode(&values, &place(1, 0)).unwrap();
     assert_eq!(payload[..], [&(-3f32).to_le_bytes()[..], &1f32.to_le_bytes(), &[0b0010_0010]].concat());
-    assert_eq!(through(&mut OneBit, &values, &place(1, 0)), [1.0, -3.0, 1.0, 1.0, 1.0, -3.0]);
+    assert_eq!(through(&OneBit, &values, &place(1, 0)), [1.0, -3.0, 1.0, 1.0, 1.0, -3.0]);
     let changes: [(usize, &[u8]); 4] =
         [(0, &1f32.to_le_bytes()), (4, &(-1f32).to_le_bytes()), (4, &[0, 0, 128, 127]), (8, &[0x40])];
     check_corrupt(Box::new(OneBit), &values, &changes);
     // One side alone.
-    assert_eq!(through(&mut OneBit, &[-1.0, -3.0], &place(1, 0)), [-2.0, -2.0]);
+    assert_eq!(through(&OneBit, &[-1.0, -3.0], &place(1, 0)), [-2.0, -2.0]);
 }

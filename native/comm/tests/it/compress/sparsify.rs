@@ -1,7 +1,7 @@
 //! Sparsifiers and sketches.
 
 use firesteel_comm::compress::{
-    Bitmap, Compressor, CountSketch, Indices, Law, RandomK, SketchMl, Threshold, TopK,
+    Bitmap, Compressor, CountSketch, Indices, Law, Qsgd, RandomK, Shrink, SketchMl, Threshold, TopK,
 };
 use firesteel_error::Kind;
 
@@ -16,9 +16,8 @@ fn make<C: Compressor + Clone + 'static>(compressor: C) -> Make {
 /// All kinds.
 fn sparsifiers() -> Vec<Make> {
     let mut all = vec![
-        make(RandomK::unbiased(0.3).unwrap()),
-        make(RandomK::unbiased(1.0).unwrap()),
-        make(RandomK::unscaled(0.1).unwrap()),
+        make(RandomK::new(0.3).unwrap()),
+        make(RandomK::new(1.0).unwrap()),
         make(SketchMl::new(2).unwrap()),
         make(SketchMl::new(64).unwrap()),
         make(SketchMl::new(255).unwrap()),
@@ -76,17 +75,16 @@ fn what_is_not_kept_is_zero() {
     let scaled = |found: f32, value: f32| found == 4.0 * value;
     let as_large = |found: f32, value: f32| found * value > 0.0 || value.abs() < 1e-15;
     type Kept<'a> = &'a dyn Fn(f32, f32) -> bool;
-    let all: [(Make, Kept, usize); 6] = [
+    let all: [(Make, Kept, usize); 5] = [
         (make(TopK::new(0.25, Indices::Fixed).unwrap()), &as_it_was, 250),
         (make(TopK::new(0.25, Indices::Shortest).unwrap()), &as_it_was, 250),
         (make(Threshold::new(0.5, Indices::Shortest).unwrap()), &as_it_was, 1000),
-        (make(RandomK::unscaled(0.25).unwrap()), &as_it_was, 250),
-        (make(RandomK::unbiased(0.25).unwrap()), &scaled, 250),
+        (make(RandomK::new(0.25).unwrap()), &scaled, 250),
         (make(SketchMl::new(20).unwrap()), &as_large, 1000),
     ];
     for (make, kept, most) in all {
         for (name, values) in vectors(1000) {
-            let found = through(make().as_mut(), &values, &place(1, 0));
+            let found = through(make().as_ref(), &values, &place(1, 0));
             let mut count = 0;
             for (i, (found, value)) in found.iter().zip(&values).enumerate() {
                 let zero = found.to_bits() == 0;
@@ -100,10 +98,10 @@ fn what_is_not_kept_is_zero() {
 
 #[test]
 fn top_k_keeps_the_largest_and_of_equals_the_first() {
-    let mut top = TopK::new(0.375, Indices::Fixed).unwrap();
+    let top = TopK::new(0.375, Indices::Fixed).unwrap();
     let values = [1.0, -3.0, 2.0, 2.0, 0.5, 0.0, -2.0, -7.0];
-    assert_eq!(through(&mut top, &values, &place(1, 0)), [0.0, -3.0, 2.0, 0.0, 0.0, 0.0, 0.0, -7.0]);
-    assert_eq!(through(&mut top, &[1.0; 8], &place(1, 0)), [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    assert_eq!(through(&top, &values, &place(1, 0)), [0.0, -3.0, 2.0, 0.0, 0.0, 0.0, 0.0, -7.0]);
+    assert_eq!(through(&top, &[1.0; 8], &place(1, 0)), [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
     let payload = top.encode(&values, &place(1, 0)).unwrap();
     let values = [-3.0f32, 2.0, -7.0].map(f32::to_bits);
     assert_eq!(payload, words(&[&[1, 2, 7], &values[..]].concat()));
@@ -111,7 +109,7 @@ fn top_k_keeps_the_largest_and_of_equals_the_first() {
     assert_eq!((top.bytes(0), top.law(0), top.law(1)), (Some(0), Law::Exact, Law::Exact));
     // The k-th largest by sorting.
     for (name, values) in vectors(1000) {
-        let found = through(&mut TopK::new(0.1, Indices::Shortest).unwrap(), &values, &place(1, 0));
+        let found = through(&TopK::new(0.1, Indices::Shortest).unwrap(), &values, &place(1, 0));
         let mut order: Vec<usize> = (0..1000).collect();
         order.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()));
         let mut expected = vec![0.0; 1000];
@@ -137,10 +135,11 @@ fn random_k_draws_each_set_as_often() {
     // 4 of 7 values: 35 sets.
     let mut seen = std::collections::HashMap::new();
     const DRAWS: u64 = 35_000;
-    let mut random = RandomK::unscaled(0.5).unwrap();
+    let random = RandomK::new(0.5).unwrap();
     for step in 0..DRAWS {
-        let found = through(&mut random, &[1.0; 7], &place(step, 0));
-        *seen.entry(found.iter().map(|value| *value as u8).collect::<Vec<u8>>()).or_insert(0u32) += 1;
+        let found = through(&random, &[1.0; 7], &place(step, 0));
+        *seen.entry(found.iter().map(|value| u8::from(*value > 0.0)).collect::<Vec<u8>>()).or_insert(0u32) +=
+            1;
     }
     assert_eq!(seen.len(), 35);
     let chi: f64 = seen.values().map(|seen| (f64::from(*seen) - 1000.0).powi(2) / 1000.0).sum();
@@ -150,44 +149,64 @@ fn random_k_draws_each_set_as_often() {
 
 #[test]
 fn random_k_draws_alike_on_all_workers_and_adds_up() {
-    for mut random in [RandomK::unbiased(0.1).unwrap(), RandomK::unscaled(0.1).unwrap()] {
-        let whole =
-            |seed| normal(1000, seed).iter().map(|value| (64.0 * value).round()).collect::<Vec<f32>>();
-        let (a, b) = (whole(1), whole(2));
-        let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
-        let mut encode = |values: &[f32], rank| random.encode(values, &place(4, rank)).unwrap();
-        let (a, b, both) = (encode(&a, 0), encode(&b, 1), encode(&sum, 2));
-        assert_eq!(a.len(), 4 * 100);
-        let floats = |payload: &[u8]| {
-            payload.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<f32>>()
-        };
-        let added: Vec<f32> = floats(&a).iter().zip(floats(&b)).map(|(a, b)| a + b).collect();
-        assert_eq!(added, floats(&both));
+    let random = RandomK::new(0.1).unwrap();
+    let whole = |seed| normal(1000, seed).iter().map(|value| (64.0 * value).round()).collect::<Vec<f32>>();
+    let (a, b) = (whole(1), whole(2));
+    let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+    let encode = |values: &[f32], rank| random.encode(values, &place(4, rank)).unwrap();
+    let (a, b, both) = (encode(&a, 0), encode(&b, 1), encode(&sum, 2));
+    assert_eq!(a.len(), 4 * 100);
+    let floats = |payload: &[u8]| {
+        payload.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<f32>>()
+    };
+    let added: Vec<f32> = floats(&a).iter().zip(floats(&b)).map(|(a, b)| a + b).collect();
+    assert_eq!(added, floats(&both));
 
-        let scale = if let Law::Unbiased { omega } = random.law(1000) { omega + 1.0 } else { 1.0 };
-        let found = through(&mut random, &sum, &place(4, 3));
-        let kept: Vec<f32> = found.iter().copied().filter(|value| *value != 0.0).collect();
-        let expected: Vec<f32> = added.iter().map(|v| v * scale as f32).filter(|v| *v != 0.0).collect();
-        assert_eq!(kept, expected);
-        assert_ne!(found, through(&mut random, &sum, &place(5, 3)));
+    let found = through(&random, &sum, &place(4, 3));
+    let kept: Vec<f32> = found.iter().copied().filter(|value| *value != 0.0).collect();
+    let expected: Vec<f32> = added.iter().map(|v| 10.0 * v).filter(|v| *v != 0.0).collect();
+    assert_eq!(kept, expected);
+    assert_ne!(found, through(&random, &sum, &place(5, 3)));
+}
+
+#[test]
+fn what_is_shrunk_contracts_in_the_mean() {
+    const DRAWS: u64 = 2_000;
+    let spike: Vec<f32> = (0..500).map(|i| if i == 7 { 3.0 } else { 0.0 }).collect();
+    let makes: [Make; 2] = [make(RandomK::new(0.2).unwrap()), make(Qsgd::new(1, 256).unwrap())];
+    for of in makes {
+        let shrunk = Shrink::new(of()).unwrap();
+        for values in [normal(500, 3), spike.clone()] {
+            let Law::Contraction { delta } = shrunk.law(500) else { panic!("{shrunk:?}") };
+            let size = square(values.iter().map(|value| f64::from(*value)));
+            let far = |step| {
+                let found = through(&shrunk, &values, &place(step, 0));
+                square(found.iter().zip(&values).map(|(f, v)| f64::from(*f) - f64::from(*v)))
+            };
+            let mean = (0..DRAWS).map(far).sum::<f64>() / DRAWS as f64;
+            assert!(mean <= (1.0 - delta) * size * 1.05, "{shrunk:?}: {mean} of {size}, δ = {delta}");
+        }
+        assert_eq!(shrunk.bytes(500), of().bytes(500));
     }
+    check_repeats(|| Box::new(Shrink::new(Box::new(RandomK::new(0.2).unwrap())).unwrap()));
+    check_garbage(|| Box::new(Shrink::new(Box::new(RandomK::new(0.2).unwrap())).unwrap()));
 }
 
 #[test]
 fn a_threshold_keeps_what_is_above_it() {
-    let mut threshold = Threshold::new(0.5, Indices::Fixed).unwrap();
+    let threshold = Threshold::new(0.5, Indices::Fixed).unwrap();
     let values = [0.5, -0.75, 0.25, 2.0, -0.5];
-    assert_eq!(through(&mut threshold, &values, &place(1, 0)), [0.0, -0.75, 0.0, 2.0, 0.0]);
+    assert_eq!(through(&threshold, &values, &place(1, 0)), [0.0, -0.75, 0.0, 2.0, 0.0]);
     assert_eq!(threshold.encode(&values, &place(1, 0)).unwrap().len(), 4 + 8 * 2);
     assert_eq!((threshold.law(5), threshold.bytes(5)), (Law::Biased, None));
 }
 
 #[test]
 fn sketch_ml_sends_the_mean_of_each_bin() {
-    let mut sketch = SketchMl::new(4).unwrap();
+    let sketch = SketchMl::new(4).unwrap();
     // Six values in bins of two, none of both signs.
     let values = [0.0, 1.0, -5.0, 3.0, 0.0, -0.5, 7.0, 8.0];
-    assert_eq!(through(&mut sketch, &values, &place(1, 0)), [0.0, 2.0, -2.75, 2.0, 0.0, -2.75, 7.5, 7.5]);
+    assert_eq!(through(&sketch, &values, &place(1, 0)), [0.0, 2.0, -2.75, 2.0, 0.0, -2.75, 7.5, 7.5]);
     let payload = sketch.encode(&values, &place(1, 0)).unwrap();
     assert_eq!(payload[..5], [6, 0, 0, 0, 3]);
     assert_eq!(payload[17..], [1, 0, 1, 0, 2, 2, 0, 0b1110_1110]);
@@ -197,11 +216,11 @@ fn sketch_ml_sends_the_mean_of_each_bin() {
         let values: Vec<f32> =
             (0..1000).map(|i| if i < negative { -1.0 } else { 1.0 } * (i + 1) as f32).collect();
         assert!(usize::from(SketchMl::new(bins).unwrap().encode(&values, &place(1, 0)).unwrap()[4]) <= bins);
-        through(&mut SketchMl::new(bins).unwrap(), &values, &place(1, 0));
+        through(&SketchMl::new(bins).unwrap(), &values, &place(1, 0));
     }
     // Smooth values are hardly changed.
     let values = normal(10_000, 3);
-    let found = through(&mut SketchMl::new(255).unwrap(), &values, &place(1, 0));
+    let found = through(&SketchMl::new(255).unwrap(), &values, &place(1, 0));
     let apart = square(values.iter().zip(&found).map(|(a, b)| f64::from(a - b)));
     assert!(apart < 0.002 * square(values.iter().map(|value| f64::from(*value))), "{apart}");
 }
@@ -218,7 +237,7 @@ fn values_that_spoil_others_are_refused() {
         }
         // The others send it on, and nothing else is touched.
         for make in [
-            make(RandomK::unscaled(1.0).unwrap()),
+            make(RandomK::new(1.0).unwrap()),
             make(Threshold::new(0.0, Indices::Fixed).unwrap()),
             make(Threshold::new(0.0, Indices::Shortest).unwrap()),
         ] {
@@ -239,8 +258,7 @@ fn bad_parameters_are_named() {
         let top = TopK::new(ratio, Indices::Fixed).unwrap_err();
         assert_eq!(top.to_string(), format!("top-k: ratio is {ratio}, expected above 0 and at most 1"));
         let random = format!("random-k: ratio is {ratio}, expected above 0 and at most 1");
-        assert_eq!(RandomK::unbiased(ratio).unwrap_err().to_string(), random);
-        assert_eq!(RandomK::unscaled(ratio).unwrap_err().to_string(), random);
+        assert_eq!(RandomK::new(ratio).unwrap_err().to_string(), random);
     }
     for least in [-0.1, f32::NAN, f32::INFINITY] {
         let error = Threshold::new(least, Indices::Fixed).unwrap_err().to_string();

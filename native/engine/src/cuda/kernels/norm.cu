@@ -118,7 +118,8 @@ extern "C" __global__ void sum_columns(const real* from, float* to, Columns work
       [=](u32 column, const double (&sums)[1]) { to[column] = float(sums[0]); });
 }
 
-// `write(feature, sums)` of what `add(i, at, sums)` adds for value `i` of the feature's, at its place in (rows, features, inner).
+// `write(feature, sums)` of what `add(feature, at, sums)` adds for each of a feature's values, at its place in (rows, features,
+// inner).
 // There are fewer than 2³² of a feature. Always the same order.
 template <u32 N, class A, class W>
 __device__ __forceinline__ void sum_each_feature(const Columns& work, u32 values, u32 inner, A add, W write) {

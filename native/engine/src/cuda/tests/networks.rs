@@ -322,7 +322,7 @@ fn workers_that_add_up_train_what_the_cpu_does() {
 }
 
 #[test]
-fn sums_begin_while_backward_runs() {
+fn gradients_are_added_up_in_pieces() {
     let (graph, precision) = (large(), Precision::F32);
     let case = Case { graph, precision, optimizer: MOMENTUM, rate: 0.001, steps: 6, most: 4, heavy: None };
     let all = case.on(&emulated(2)).unwrap();
