@@ -2,8 +2,8 @@
 
 use firesteel_error::Result;
 
-use super::residual::Memory;
-use super::{Feedback, Reduce, Residuals, Side};
+use super::residual::{Memory, Side};
+use super::{Feedback, Reduce, State};
 use crate::compress::{Compressor, Place};
 use crate::fabric::{Fabric, Key};
 
@@ -34,8 +34,8 @@ impl Reduce for Gather {
         let Gather { seed, compressor, memory, decoded } = self;
         let place = |rank| Place { seed: *seed, key, rank: fabric.rank_in_all(rank), part: 0 };
         decoded.resize(values.len(), 0.0);
-        memory.add(key.bucket, Side::Worker, values)?;
-        let whose = (Side::Worker, 0, values.len());
+        memory.add(Side::Worker, values)?;
+        let whose = (Side::Worker, 0);
         let part = memory.encode(compressor.as_ref(), (values, &place(fabric.rank())), whose)?;
         for (from, part) in fabric.broadcast(key, part)?.wait()?.iter().enumerate() {
             let to = if from == 0 { &mut *values } else { &mut decoded[..] };
@@ -53,11 +53,11 @@ impl Reduce for Gather {
         Some((world as u64 - 1) * self.compressor.bytes(len)? as u64)
     }
 
-    fn residuals(&self) -> Option<&Residuals> {
-        self.memory.residuals()
+    fn state(&self) -> State {
+        self.memory.state()
     }
 
-    fn set_residuals(&mut self, residuals: Residuals) -> Result<()> {
-        self.memory.set(residuals)
+    fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
+        self.memory.resume(states, rank, world)
     }
 }

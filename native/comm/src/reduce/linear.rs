@@ -2,8 +2,8 @@
 
 use firesteel_error::{Error, Result};
 
-use super::residual::Memory;
-use super::{Feedback, Reduce, Residuals, Side};
+use super::residual::{Memory, Side};
+use super::{Feedback, Reduce, State};
 use crate::collective::{all_reduce_sum, slice_of};
 use crate::compress::{Compressor, Place};
 use crate::fabric::{Fabric, Key};
@@ -40,8 +40,8 @@ impl Reduce for LinearSum {
         let LinearSum { seed, compressor, memory, sums } = self;
         // What is drawn is what all draw alike.
         let at = Place { seed: *seed, key, rank: fabric.rank_in_all(fabric.rank()), part: 0 };
-        memory.add(key.bucket, Side::Worker, values)?;
-        let part = memory.encode(compressor.as_ref(), (values, &at), (Side::Worker, 0, values.len()))?;
+        memory.add(Side::Worker, values)?;
+        let part = memory.encode(compressor.as_ref(), (values, &at), (Side::Worker, 0))?;
         sums.resize(part.len() / 4, 0.0);
         wire::copy_f32s(&part, sums, fabric.rank())?;
         all_reduce_sum(fabric, key, sums)?;
@@ -57,11 +57,11 @@ impl Reduce for LinearSum {
         Some(4 * (others + (world - 1) * slice(rank)) as u64)
     }
 
-    fn residuals(&self) -> Option<&Residuals> {
-        self.memory.residuals()
+    fn state(&self) -> State {
+        self.memory.state()
     }
 
-    fn set_residuals(&mut self, residuals: Residuals) -> Result<()> {
-        self.memory.set(residuals)
+    fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
+        self.memory.resume(states, rank, world)
     }
 }

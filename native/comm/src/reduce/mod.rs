@@ -12,35 +12,39 @@ mod linear;
 mod residual;
 mod two_phase;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use firesteel_error::Result;
 
 pub use gather::Gather;
 pub use linear::LinearSum;
-pub use residual::{Feedback, Residuals, Side};
+pub use residual::Feedback;
 pub use two_phase::TwoPhase;
 
 use crate::fabric::{Fabric, Key};
 
-/// A sum over all workers, of one vector a bucket and step. All workers end with the same bits.
+/// What goes on from step to step, by name.
+pub type State = BTreeMap<String, Vec<f32>>;
+
+/// A sum over all workers, of one vector a step: a bucket has its own. All workers end with the same bits.
 pub trait Reduce: fmt::Debug + Send {
-    /// Overwrites `values` with the sum. Uses phases from the key's own on.
+    /// Overwrites `values`, as many in each step, with the sum. Uses phases from the key's own on.
     ///
     /// # Errors
     /// Those of [`Fabric`] and of the compressor; `Corrupt` naming the rank whose part cannot be decoded. What is in `values` then
-    /// is of no use; what error feedback has is as before the step.
+    /// is of no use; what goes on is as before the step.
     fn sum(&mut self, fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()>;
 
     /// Bytes that `rank` of `world` sends for `len` values; none where they depend on the values.
     fn bytes(&self, len: usize, rank: usize, world: usize) -> Option<u64>;
 
-    /// What error feedback is still to send, for checkpoints; nothing where there is none.
-    fn residuals(&self) -> Option<&Residuals>;
+    /// What goes on, for checkpoints; empty where nothing does.
+    fn state(&self) -> State;
 
-    /// Goes on from a checkpoint.
+    /// Goes on from the states that the workers of a world, this one's or a larger or smaller one, had after the same step, by rank.
     ///
     /// # Errors
-    /// `InvalidArgument` where there is no error feedback.
-    fn set_residuals(&mut self, residuals: Residuals) -> Result<()>;
+    /// `Corrupt` for states of another reduction.
+    fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()>;
 }

@@ -6,11 +6,11 @@
 //! What is left is in the units of what is reduced: of sums over batches whose weights change, or gradients times a learning rate
 //! that does, an old rest would count by the new unit. Reduce means.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use firesteel_error::{Error, Result};
 
+use super::State;
+use crate::collective::slice_of;
 use crate::compress::{Compressor, Law, Place, check_finite};
 
 /// Whether what compression leaves is sent later.
@@ -23,39 +23,36 @@ pub enum Feedback {
 }
 
 /// Whose message left it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    /// The worker's own vector, as long as the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The worker's own vector.
     Worker,
     /// The sum of the slice that it owns.
     Owner,
 }
 
-/// Lengths for which a law is looked at before the vectors are known.
-const LENGTHS: [usize; 3] = [1, 4_096, 1 << 24];
+impl Side {
+    const ALL: [Side; 2] = [Side::Worker, Side::Owner];
 
-/// What is left of each bucket.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Residuals(BTreeMap<(u32, Side), Vec<f32>>);
-
-impl Residuals {
-    /// Buckets in their order.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, Side, &[f32])> {
-        self.0.iter().map(|((bucket, side), values)| (*bucket, *side, values.as_slice()))
-    }
-
-    /// Sets one.
-    pub fn set(&mut self, bucket: u32, side: Side, values: Vec<f32>) {
-        self.0.insert((bucket, side), values);
+    fn name(self) -> &'static str {
+        match self {
+            Side::Worker => "left",
+            Side::Owner => "left of the sum",
+        }
     }
 }
+
+/// Lengths for which a law is looked at before the vectors are known.
+const LENGTHS: [usize; 3] = [1, 4_096, 1 << 24];
 
 /// The feedback of one reduction: nothing of a step counts before all of it has been done.
 #[derive(Debug)]
 pub(super) struct Memory {
-    residuals: Option<Residuals>,
+    feedback: Feedback,
+    /// By side; empty before the first step.
+    left: [Vec<f32>; 2],
     /// Of the step that runs.
-    kept: Vec<((u32, Side), Vec<f32>)>,
+    kept: [Vec<f32>; 2],
 }
 
 impl Memory {
@@ -64,60 +61,44 @@ impl Memory {
     /// # Errors
     /// `InvalidArgument` for feedback around what is no contraction, naming the compressor and its law.
     pub(super) fn new(feedback: Feedback, compressors: &[&dyn Compressor]) -> Result<Memory> {
+        let memory = Memory { feedback, left: Default::default(), kept: Default::default() };
         if feedback == Feedback::Off {
-            return Ok(Memory { residuals: None, kept: Vec::new() });
+            return Ok(memory);
         }
         for (compressor, len) in compressors.iter().flat_map(|one| LENGTHS.map(|len| (one, len))) {
             let law = compressor.law(len);
             let what = match law {
                 Law::Exact | Law::Contraction { .. } => continue,
                 Law::Unbiased { omega } if omega <= 0.0 => continue,
-                Law::Unbiased { .. } => "expected a contraction, as Shrink makes of what is unbiased",
+                Law::Unbiased { .. } => "expected a contraction, as shrink(…) makes of what is unbiased",
                 Law::Biased => "expected a contraction",
             };
             return Err(Error::argument(format!(
                 "error feedback around {compressor:?}, which is {law:?}, {what}"
             )));
         }
-        Ok(Memory { residuals: Some(Residuals::default()), kept: Vec::new() })
+        Ok(memory)
     }
 
-    pub(super) fn residuals(&self) -> Option<&Residuals> {
-        self.residuals.as_ref()
-    }
-
-    /// Goes on from a checkpoint.
+    /// Begins a step: adds what is left to `values`, and forgets what a step that failed kept.
     ///
     /// # Errors
-    /// `InvalidArgument` when feedback is off, as what is left would be lost.
-    pub(super) fn set(&mut self, residuals: Residuals) -> Result<()> {
-        match &mut self.residuals {
-            Some(mine) => *mine = residuals,
-            None => return Err(Error::argument("residuals for a reduction without error feedback")),
+    /// `Internal` when there were more or fewer of them; `Diverged` for values that would be no numbers for ever.
+    pub(super) fn add(&mut self, side: Side, values: &mut [f32]) -> Result<()> {
+        if self.feedback == Feedback::Off {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Begins a step: adds what is left of a bucket to `values`, and forgets what a step that failed kept.
-    ///
-    /// # Errors
-    /// `Internal` when the bucket had another length; `Diverged` for values that would be no numbers for ever.
-    pub(super) fn add(&mut self, bucket: u32, side: Side, values: &mut [f32]) -> Result<()> {
-        let Some(residuals) = &self.residuals else { return Ok(()) };
-        if side == Side::Worker {
-            self.kept.clear();
+        let (left, kept) = (&self.left[side as usize], &mut self.kept[side as usize]);
+        if !left.is_empty() && left.len() != values.len() {
+            return Err(Error::internal(format!("{} values, and there were {}", values.len(), left.len())));
         }
-        if let Some(left) = residuals.0.get(&(bucket, side)) {
-            if left.len() != values.len() {
-                let what = format!("bucket {bucket} has {} values, and had {}", values.len(), left.len());
-                return Err(Error::internal(what));
-            }
-            values.iter_mut().zip(left).for_each(|(value, left)| *value += left);
-        }
+        values.iter_mut().zip(left).for_each(|(value, left)| *value += left);
+        kept.clear();
+        kept.resize(values.len(), 0.0);
         check_finite(values)
     }
 
-    /// Encodes some of the values that [`Memory::add`] has seen, those from `first` on of so many, and keeps what that leaves.
+    /// Encodes some of the values that [`Memory::add`] has seen, those from `first` on, and keeps what that leaves.
     ///
     /// # Errors
     /// Those of the compressor.
@@ -125,27 +106,64 @@ impl Memory {
         &mut self,
         compressor: &dyn Compressor,
         (values, at): (&[f32], &Place),
-        (side, first, len): (Side, usize, usize),
+        (side, first): (Side, usize),
     ) -> Result<Bytes> {
         let part = compressor.encode(values, at)?;
-        if self.residuals.is_some() {
-            let of = (at.key.bucket, side);
-            if self.kept.last().is_none_or(|(last, _)| *last != of) {
-                self.kept.push((of, vec![0.0; len]));
-            }
-            if let Some((_, left)) = self.kept.last_mut() {
-                let left = &mut left[first..first + values.len()];
-                compressor.decode(&part, at, left)?;
-                left.iter_mut().zip(values).for_each(|(left, value)| *left = value - *left);
-            }
+        if self.feedback == Feedback::On {
+            let left = &mut self.kept[side as usize][first..first + values.len()];
+            compressor.decode(&part, at, left)?;
+            left.iter_mut().zip(values).for_each(|(left, value)| *left = value - *left);
         }
         Ok(part)
     }
 
     /// Ends a step that has been done.
     pub(super) fn commit(&mut self) {
-        if let Some(residuals) = &mut self.residuals {
-            residuals.0.extend(self.kept.drain(..));
+        if self.feedback == Feedback::On {
+            std::mem::swap(&mut self.left, &mut self.kept);
         }
     }
+
+    /// As [`super::Reduce::state`].
+    pub(super) fn state(&self) -> State {
+        let kept = Side::ALL.into_iter().map(|side| (side.name().to_owned(), self.left[side as usize].clone()));
+        kept.filter(|(_, left)| !left.is_empty()).collect()
+    }
+
+    /// As [`super::Reduce::resume`].
+    pub(super) fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
+        let of = |state: &State, side: Side| state.get(side.name()).cloned().unwrap_or_default();
+        if states.len() == world {
+            self.left = Side::ALL.map(|side| of(&states[rank], side));
+            return Ok(());
+        }
+        // What all together still owe, in equal shares.
+        let mut owed: Vec<f32> = Vec::new();
+        for state in states {
+            add_up(&mut owed, &of(state, Side::Worker), 0)?;
+        }
+        for (owner, state) in states.iter().enumerate() {
+            let left = of(state, Side::Owner);
+            if !left.is_empty() {
+                let slice = slice_of(owed.len(), owner, states.len());
+                add_up(&mut owed, &left, slice.start)?;
+            }
+        }
+        owed.iter_mut().for_each(|owed| *owed /= world as f32);
+        self.left = [owed, Vec::new()];
+        Ok(())
+    }
+}
+
+/// Adds `more` to some of `sum`, or makes it the first.
+pub(super) fn add_up(sum: &mut Vec<f32>, more: &[f32], first: usize) -> Result<()> {
+    if sum.is_empty() && first == 0 {
+        *sum = more.to_vec();
+        return Ok(());
+    }
+    let len = sum.len();
+    let misfit = || Error::corrupt(format!("a state of {} values at {first} of {len}", more.len()));
+    let at = sum.get_mut(first..first + more.len()).ok_or_else(misfit)?;
+    at.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+    Ok(())
 }

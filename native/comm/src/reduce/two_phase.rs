@@ -2,8 +2,8 @@
 
 use firesteel_error::{Error, Result};
 
-use super::residual::Memory;
-use super::{Feedback, Reduce, Residuals, Side};
+use super::residual::{Memory, Side};
+use super::{Feedback, Reduce, State};
 use crate::collective::slice_of;
 use crate::compress::{Compressor, Place};
 use crate::fabric::{Fabric, Key};
@@ -49,11 +49,11 @@ impl Reduce for TwoPhase {
             rank: fabric.rank_in_all(rank),
             part: owner as u32,
         };
-        memory.add(key.bucket, Side::Worker, values)?;
+        memory.add(Side::Worker, values)?;
         let mut parts = Vec::with_capacity(world);
         for owner in 0..world {
             let range = slice_of(len, owner, world);
-            let whose = (Side::Worker, range.start, len);
+            let whose = (Side::Worker, range.start);
             parts.push(memory.encode(
                 to_owner.as_ref(),
                 (&values[range], &place(key, rank, owner)),
@@ -73,8 +73,8 @@ impl Reduce for TwoPhase {
             }
         }
         let key = key.later(1)?;
-        memory.add(key.bucket, Side::Owner, sum)?;
-        let whose = (Side::Owner, 0, own.len());
+        memory.add(Side::Owner, sum)?;
+        let whose = (Side::Owner, 0);
         let part = memory.encode(from_owner.as_ref(), (sum, &place(key, rank, rank)), whose)?;
         for (owner, part) in fabric.broadcast(key, part)?.wait()?.iter().enumerate() {
             // One's own too: all go on with the same.
@@ -94,11 +94,11 @@ impl Reduce for TwoPhase {
         Some(parts + (world as u64 - 1) * own)
     }
 
-    fn residuals(&self) -> Option<&Residuals> {
-        self.memory.residuals()
+    fn state(&self) -> State {
+        self.memory.state()
     }
 
-    fn set_residuals(&mut self, residuals: Residuals) -> Result<()> {
-        self.memory.set(residuals)
+    fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
+        self.memory.resume(states, rank, world)
     }
 }

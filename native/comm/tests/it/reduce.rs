@@ -4,7 +4,7 @@ use firesteel_comm::compress::{
     Bf16, Compressor, Fp16, Indices, MinMaxU8, Natural, OneBit, Place, Plain, Qsgd, RandomK, Shrink, Sign,
     SignVote, SketchMl, TernGrad, Threshold, TopK,
 };
-use firesteel_comm::reduce::{Feedback, Gather, LinearSum, Reduce, Side, TwoPhase};
+use firesteel_comm::reduce::{Feedback, Gather, LinearSum, Reduce, State, TwoPhase};
 use firesteel_comm::{Fabric, Key, Mesh};
 use firesteel_error::Kind as ErrorKind;
 
@@ -162,9 +162,11 @@ fn with_feedback_nothing_is_lost() {
             let done = run(meshes(Kind::Local, world, &options()), |mesh| {
                 let mut made = (case.make)();
                 let (all, _) = reduce(&mesh, made.as_mut(), LEN, 0..STEPS);
-                (all, made.residuals().cloned())
+                (all, made.state())
             });
-            let Some(_) = &done[0].1 else { continue };
+            if done[0].1.is_empty() {
+                continue;
+            }
             let mut balance = vec![0.0f64; LEN];
             let mut scale = 0.0f64;
             for step in 0..STEPS {
@@ -174,13 +176,10 @@ fn with_feedback_nothing_is_lost() {
                     scale = scale.max(put_in[i].abs());
                 }
             }
-            for (rank, (_, residuals)) in done.iter().enumerate() {
-                for (_, side, left) in residuals.as_ref().unwrap().iter() {
-                    let first = if side == Side::Owner {
-                        firesteel_comm::collective::slice_of(LEN, rank, world).start
-                    } else {
-                        0
-                    };
+            for (rank, (_, state)) in done.iter().enumerate() {
+                let slice = firesteel_comm::collective::slice_of(LEN, rank, world);
+                for left in state.values() {
+                    let first = if left.len() < LEN { slice.start } else { 0 };
                     left.iter().enumerate().for_each(|(i, left)| balance[first + i] -= f64::from(*left));
                 }
             }
@@ -194,20 +193,35 @@ fn with_feedback_nothing_is_lost() {
 #[test]
 fn a_checkpoint_goes_on_as_if_it_had_not_stopped() {
     for case in cases() {
-        let through = |stop: bool| {
+        let begun = |steps| {
             run(meshes(Kind::Local, 3, &options()), |mesh| {
                 let mut made = (case.make)();
-                let (mut all, _) = reduce(&mesh, made.as_mut(), 301, 0..5);
-                if stop {
-                    let residuals = made.residuals().cloned();
-                    made = (case.make)();
-                    residuals.into_iter().for_each(|residuals| made.set_residuals(residuals).unwrap());
-                }
-                all.extend(reduce(&mesh, made.as_mut(), 301, 5..9).0);
-                all
+                let (all, _) = reduce(&mesh, made.as_mut(), 301, 0..steps);
+                (all, made.state())
             })
         };
-        assert_eq!(through(true), through(false), "{}", case.name);
+        let whole: Vec<_> = begun(9).into_iter().map(|(all, _)| all[5..].to_vec()).collect();
+        let states: Vec<State> = begun(5).into_iter().map(|(_, state)| state).collect();
+        let gone_on = run(meshes(Kind::Local, 3, &options()), |mesh| {
+            let mut made = (case.make)();
+            made.resume(&states, mesh.rank(), 3).unwrap();
+            reduce(&mesh, made.as_mut(), 301, 5..9).0
+        });
+        assert_eq!(gone_on, whole, "{}", case.name);
+        let owed = |states: &[State]| -> f64 {
+            states.iter().flat_map(State::values).flatten().map(|value| f64::from(*value)).sum()
+        };
+        for world in [1, 2, 5] {
+            let others: Vec<State> = (0..world)
+                .map(|rank| {
+                    let mut made = (case.make)();
+                    made.resume(&states, rank, world).unwrap();
+                    made.state()
+                })
+                .collect();
+            let (found, expected) = (owed(&others), owed(&states));
+            assert!((found - expected).abs() < 1e-3, "{}: {found} for {world}, expected {expected}", case.name);
+        }
     }
 }
 
@@ -327,39 +341,22 @@ fn sums_are_those_of_what_each_sent() {
 }
 
 #[test]
-fn buckets_keep_apart_and_a_step_that_fails_changes_nothing() {
+fn a_step_that_fails_changes_nothing() {
     let reductions: [fn() -> Box<dyn Reduce>; 2] = [
         || two_phase(|| Box::new(Sign), Feedback::On),
         || Box::new(Gather::new(top_k(), Feedback::On, SEED).unwrap()),
     ];
     for make in reductions {
-        let done = run(meshes(Kind::Local, 2, &options()), |mesh| {
-            let [mut both, mut one] = [make(), make()];
-            let sum = |made: &mut dyn Reduce, step: u64, bucket: u32, len: usize| {
-                let mut values = vector(len, mesh.rank(), step % 100);
-                made.sum(&mesh, Key::new(step, bucket, 0), &mut values).unwrap();
-                values
-            };
-            let mut all = Vec::new();
-            for step in 0..4 {
-                // The same bucket with and without another beside it; other steps, as keys are used once, but no draws.
-                let beside = sum(both.as_mut(), step, 0, 90);
-                sum(both.as_mut(), step, 1, 41);
-                all.push((beside, sum(one.as_mut(), 100 + step, 0, 90)));
-            }
-            let before = both.residuals().cloned();
+        run(meshes(Kind::Local, 2, &options()), |mesh| {
+            let mut made = make();
+            reduce(&mesh, made.as_mut(), 90, 0..4);
+            let before = made.state();
             let mut bad = vector(90, mesh.rank(), 9);
             bad[70] = f32::INFINITY;
-            let e = both.sum(&mesh, Key::new(9, 0, 0), &mut bad).unwrap_err();
-            let other_length = both.sum(&mesh, Key::new(10, 0, 0), &mut [1.0]).unwrap_err();
+            let e = made.sum(&mesh, Key::new(9, 0, 0), &mut bad).unwrap_err();
+            let other_length = made.sum(&mesh, Key::new(10, 0, 0), &mut [1.0]).unwrap_err();
             assert_eq!((e.kind(), other_length.kind()), (ErrorKind::Diverged, ErrorKind::Internal));
-            assert_eq!(both.residuals().cloned(), before);
-            all
+            assert_eq!(made.state(), before);
         });
-        for (beside, alone) in &done[0] {
-            assert_eq!(beside, alone);
-        }
     }
-    let mut off = two_phase(plain, Feedback::Off);
-    assert!(off.set_residuals(firesteel_comm::reduce::Residuals::default()).is_err());
 }
