@@ -6,7 +6,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use firesteel_comm::Key;
 use firesteel_comm::compress::{
-    Bf16, Compressor, Fp16, MinMaxU8, Natural, OneBit, Place, Qsgd, Sign, SignVote, TernGrad,
+    Bf16, Compressor, CountSketch, Fp16, MinMaxU8, Natural, OneBit, Place, Qsgd, Sign, SignVote, TernGrad,
 };
 
 const LEN: usize = 1_000_000;
@@ -47,5 +47,24 @@ fn compress(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, compress);
+/// A million values at consecutive indices, in a quarter as many cells.
+fn count_sketch(c: &mut Criterion) {
+    let draw = Place { seed: 1, key: Key::new(1, 0, 0), rank: 0, part: 0 }.shared();
+    let values: Vec<f32> = (0..LEN as u64).map(|i| draw.uniform(i) - 0.5).collect();
+    let mut out = vec![0.0; LEN];
+    let mut group = c.benchmark_group("count_sketch");
+    group.sample_size(20).throughput(Throughput::Bytes(4 * LEN as u64));
+    for rows in [1, 3, 5] {
+        let mut sketch = CountSketch::new(rows, LEN / 4 / rows, &draw).unwrap();
+        group.bench_function(format!("{rows} rows/encode"), |b| {
+            b.iter(|| sketch.add_run(0, black_box(&values)).unwrap());
+        });
+        group.bench_function(format!("{rows} rows/decode"), |b| {
+            b.iter(|| sketch.estimate_run(0, black_box(&mut out)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, compress, count_sketch);
 criterion_main!(benches);

@@ -109,7 +109,7 @@ pub(crate) fn connect(
     let met = met.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Err(e) = outcome {
         for (_, connection) in &met {
-            connection.leave(Gone::Lost(e.to_string()));
+            connection.leave(Gone::died(e.to_string()));
         }
         return Err(e);
     }

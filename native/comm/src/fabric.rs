@@ -67,8 +67,18 @@ pub trait Fabric: Send + Sync {
     /// Sends parts to some workers; yields what the workers in `from` sent here, in the order of `from`.
     fn exchange(&self, key: Key, to: Vec<(usize, Bytes)>, from: &[usize]) -> Result<Pending>;
 
-    /// Ends all waits of all workers with this worker's reason, as `PeerLost`.
-    fn abort(&self, reason: &str);
+    /// Ends all waits of all other workers with this worker's error: as `PeerLost`, but for what a job that is run again would only
+    /// meet again, `Diverged`, `InvalidData`, `InvalidArgument` and `Corrupt`.
+    fn abort(&self, error: &Error);
+
+    /// Ends all waits of this worker, which makes no more moves.
+    fn close(&self);
+
+    /// How many parts have come in so far, for who does other things until there is more: [`Pending::poll`].
+    fn arrivals(&self) -> u64;
+
+    /// Returns once more than so many parts have come in, or after a while.
+    fn wait_beyond(&self, arrivals: u64, at_most: Duration);
 
     /// What would end a wait now, for who waits for other workers elsewhere.
     ///
@@ -81,6 +91,14 @@ pub trait Fabric: Send + Sync {
 
     /// Bytes of parts sent to other workers so far.
     fn sent(&self) -> u64;
+
+    /// Seconds on this worker's clock, where time is simulated and does not pass by itself: [`crate::Simulated`].
+    fn time(&self) -> Option<f64> {
+        None
+    }
+
+    /// Sets that clock: back, for what goes on beside what was done last, or to when something else ended.
+    fn set_time(&self, _seconds: f64) {}
 }
 
 /// Asks everything that waits on a fabric to stop.

@@ -4,7 +4,7 @@
 //! in order, until it is complete. Whatever has no payload may travel between pieces; another part may not.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use firesteel_error::{Error, Result};
+use firesteel_error::{Error, Kind, Result};
 
 use crate::fabric::{Key, Options};
 use crate::mailbox::{Move, Tag};
@@ -89,13 +89,21 @@ pub(crate) fn frames(tag: Tag, part: &Bytes, max_frame: usize) -> impl Iterator<
     std::iter::once(first).chain((0..pieces).map(piece))
 }
 
-/// The reason of an abort, cut to what a frame may hold.
-pub(crate) fn reason(text: &str) -> Bytes {
-    let mut end = text.len().min(MAX_REASON);
+/// The reason of an abort: what sort it is, and words, cut to what a frame may hold.
+pub(crate) fn reason(kind: Kind, text: &str) -> Bytes {
+    let mut end = text.len().min(MAX_REASON - 1);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    Bytes::copy_from_slice(&text.as_bytes()[..end])
+    let number = Kind::ALL.iter().position(|other| *other == kind).unwrap_or_default() as u8;
+    [&[number], &text.as_bytes()[..end]].concat().into()
+}
+
+/// The same, read.
+pub(crate) fn read_reason(bytes: &[u8]) -> (Kind, String) {
+    let (number, text) = bytes.split_first().unwrap_or((&0, &[]));
+    let kind = Kind::ALL.get(usize::from(*number)).copied().unwrap_or(Kind::PeerLost);
+    (kind, String::from_utf8_lossy(text).into_owned())
 }
 
 #[cfg(test)]
@@ -160,7 +168,12 @@ mod tests {
     #[test]
     fn a_reason_is_cut_at_a_character() {
         let text = "é".repeat(MAX_REASON);
-        assert_eq!(reason(&text).len(), MAX_REASON);
-        assert_eq!(reason("x").as_ref(), b"x");
+        let cut = reason(Kind::Diverged, &text);
+        assert_eq!(cut.len(), MAX_REASON - 1);
+        assert_eq!(read_reason(&cut).1, text[..MAX_REASON - 2]);
+        for kind in Kind::ALL {
+            assert_eq!(read_reason(&reason(kind, "x")), (kind, "x".into()));
+        }
+        assert_eq!(read_reason(&[99]), (Kind::PeerLost, String::new()));
     }
 }

@@ -39,7 +39,7 @@ pub fn local_world(world: usize, options: &Options) -> Result<Vec<Mesh>> {
     if world == 0 {
         return Err(Error::argument("a world of 0 workers"));
     }
-    let mailboxes: Vec<Arc<Mailbox>> = (0..world).map(|rank| Arc::new(Mailbox::new(rank, world))).collect();
+    let mailboxes: Vec<Arc<Mailbox>> = (0..world).map(|rank| Arc::new(Mailbox::new(rank))).collect();
     let links = || mailboxes.iter().cloned().map(Link::Local).collect();
     let mesh =
         |(rank, mailbox): (usize, &Arc<Mailbox>)| Mesh::new(rank, mailbox.clone(), links(), options.clone());
@@ -64,7 +64,7 @@ pub fn join(
     };
     let is_local = |peer: &Peer| peer.process == me.process;
     let ranks: Vec<usize> = (0..world).filter(|r| is_local(&membership.peers[*r])).collect();
-    let mailbox = Arc::new(Mailbox::new(rank, world));
+    let mailbox = Arc::new(Mailbox::new(rank));
     let mailboxes = local::meet(
         &membership.job,
         &me.process,
@@ -82,7 +82,7 @@ pub fn join(
     if let Err(e) = &connections {
         // Those of this process wait for this worker too.
         let others = mailboxes.iter().filter(|(peer, _)| **peer != rank);
-        others.for_each(|(_, mailbox)| mailbox.leave(rank, Gone::Lost(e.to_string())));
+        others.for_each(|(_, mailbox)| mailbox.leave(rank, Gone::died(e.to_string())));
     }
     for (peer, connection) in connections? {
         links[peer] = Some(Link::Tcp(connection));

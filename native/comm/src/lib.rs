@@ -3,7 +3,7 @@
 //! A [`Fabric`] gives a worker its rank, the world size and three moves on bytes. [`collective`]s and [`strategy`]s are
 //! built from the moves and run on every fabric. All fabrics are one mechanism, a mailbox a worker, and differ in the
 //! links that fill it: [`local_world`] makes threads of one process, [`join`] meets other processes over tcp, peers in
-//! the same process through shared memory.
+//! the same process through shared memory, and [`simulated_world`] makes threads that compute how long a network would take.
 //!
 //! Every wait has a deadline. A peer that dies ends the waits of all others with `PeerLost` naming its rank.
 //!
@@ -14,17 +14,21 @@
 //! | `mesh` | [`Mesh`], a fabric of local and tcp links |
 //! | `join` | [`join`], [`local_world`]: how workers meet |
 //! | `local` | how workers of one process find each other |
+//! | [`simulated`] | [`Simulated`], a fabric over a network that is only computed, on clocks of its own |
 //! | `connect`, `handshake` | sockets between processes, proofs of the secret |
 //! | `tcp`, `frame` | connections, what travels on them |
 //! | [`compress`] | [`compress::Compressor`]: what a vector looks like on the wire |
 //! | [`collective`] | all-reduce, all-gather, gather, broadcast from a root, barrier |
 //! | [`reduce`] | [`reduce::Reduce`]: sums over all workers, exact or compressed |
+//! | [`sparse`] | [`sparse::SumRows`]: sums of few rows of a table |
 //! | [`gossip`] | [`gossip::Gossip`]: workers that update and mix |
 //! | [`topology`] | [`topology::Topology`]: who mixes with whom |
 //! | [`strategy`] | [`strategy::Sharded`]: who updates which weights |
+//! | [`advise`] | [`advise::advise`]: which strategy a job would be fastest with |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod advise;
 pub mod collective;
 pub mod compress;
 mod connect;
@@ -37,6 +41,8 @@ mod local;
 mod mailbox;
 mod mesh;
 pub mod reduce;
+pub mod simulated;
+pub mod sparse;
 pub mod strategy;
 mod tcp;
 pub mod topology;
@@ -49,3 +55,4 @@ pub use join::{Membership, Peer, join, local_world};
 pub use local::open_jobs;
 pub use mailbox::Pending;
 pub use mesh::Mesh;
+pub use simulated::{Network, Simulated, simulated_world};

@@ -1,6 +1,6 @@
 //! Where parts arrive: one mailbox a worker, filled by links, emptied by waits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use firesteel_error::{Error, Kind, Result};
 
 use crate::fabric::{Cancel, Key};
+use crate::simulated::Clock;
 use crate::words::{ranks, seconds};
 
 /// How long a wait sleeps before it looks at its cancel flag again.
@@ -55,15 +56,20 @@ pub(crate) struct Mailbox {
     rank: usize,
     state: Mutex<State>,
     arrived: Condvar,
+    departed: Arc<Departed>,
+    /// How long a wait sleeps before it looks around again.
+    poll: Duration,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     parts: HashMap<(usize, Tag), Bytes>,
-    /// Why each peer is gone.
-    gone: Vec<Option<Gone>>,
     /// When bytes of any part last came from each peer.
-    heard: Vec<Option<Instant>>,
+    heard: HashMap<usize, Instant>,
+    /// Whether nobody here waits any more.
+    closed: bool,
+    /// How many parts have come in.
+    arrivals: u64,
 }
 
 /// Why no more parts will come from a peer.
@@ -71,14 +77,75 @@ struct State {
 pub(crate) enum Gone {
     /// It finished. What it sent before is still there.
     Finished,
-    /// It died or said why it gave up.
-    Lost(String),
+    /// It died or gave up: why, and what sort of failure that is for all others.
+    Lost(Kind, String),
+}
+
+impl Gone {
+    /// A worker that died.
+    pub(crate) fn died(why: impl Into<String>) -> Gone {
+        Gone::Lost(Kind::PeerLost, why.into())
+    }
+
+    /// A worker that gave up. What the same job would only meet again is as final for all others as for it.
+    pub(crate) fn gave_up(error: &Error) -> Gone {
+        let kind = match error.kind() {
+            kind @ (Kind::Diverged | Kind::InvalidData | Kind::InvalidArgument | Kind::Corrupt) => kind,
+            _ => Kind::PeerLost,
+        };
+        Gone::Lost(kind, error.to_string())
+    }
+}
+
+/// The peers that are gone: of one mailbox, or of all in a process.
+#[derive(Debug, Default)]
+pub(crate) struct Departed(Mutex<Names>);
+
+#[derive(Debug, Default)]
+struct Names {
+    finished: BTreeSet<usize>,
+    lost: BTreeMap<usize, (Kind, String)>,
+}
+
+impl Departed {
+    fn lock(&self) -> MutexGuard<'_, Names> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that `rank` is gone. The first reason stays.
+    pub(crate) fn add(&self, rank: usize, gone: Gone) {
+        let Names { finished, lost } = &mut *self.lock();
+        if finished.contains(&rank) || lost.contains_key(&rank) {
+            return;
+        }
+        match gone {
+            Gone::Finished => _ = finished.insert(rank),
+            Gone::Lost(kind, why) => _ = lost.insert(rank, (kind, why)),
+        }
+    }
+
+    /// The first of `ranks` that finished.
+    fn finished(&self, ranks: &[usize]) -> Option<usize> {
+        let names = self.lock();
+        ranks.iter().copied().find(|rank| names.finished.contains(rank))
+    }
+
+    /// A lost peer ends every wait, also those that do not need it: the job cannot go on.
+    fn first_lost(&self, me: usize) -> Option<Error> {
+        let names = self.lock();
+        let (rank, (kind, why)) = names.lost.iter().find(|(rank, _)| **rank != me)?;
+        Some(Error::new(*kind, format!("rank {me} lost rank {rank}: {why}")))
+    }
 }
 
 impl Mailbox {
-    pub(crate) fn new(rank: usize, world: usize) -> Mailbox {
-        let state = State { parts: HashMap::new(), gone: vec![None; world], heard: vec![None; world] };
-        Mailbox { rank, state: Mutex::new(state), arrived: Condvar::new() }
+    pub(crate) fn new(rank: usize) -> Mailbox {
+        Mailbox::among(rank, Arc::default(), POLL)
+    }
+
+    /// One of many that share who is gone.
+    pub(crate) fn among(rank: usize, departed: Arc<Departed>, poll: Duration) -> Mailbox {
+        Mailbox { rank, state: Mutex::default(), arrived: Condvar::new(), departed, poll }
     }
 
     /// A poisoned lock only says that another thread panicked between two complete changes of the state.
@@ -94,7 +161,8 @@ impl Mailbox {
             return Err(Error::internal(text));
         }
         state.parts.insert((source, tag), part);
-        state.heard[source] = Some(Instant::now());
+        state.heard.insert(source, Instant::now());
+        state.arrivals += 1;
         drop(state);
         self.arrived.notify_all();
         Ok(())
@@ -102,18 +170,44 @@ impl Mailbox {
 
     /// Notes that bytes of a part, not yet all of them, came from `source`.
     pub(crate) fn hear(&self, source: usize) {
-        self.lock().heard[source] = Some(Instant::now());
+        self.lock().heard.insert(source, Instant::now());
     }
 
     /// The error of a lost peer, if any is lost.
     pub(crate) fn lost(&self) -> Option<Error> {
-        self.lock().first_lost(self.rank)
+        self.departed.first_lost(self.rank)
     }
 
     /// Notes that `source` is gone. The first reason stays.
     pub(crate) fn leave(&self, source: usize, gone: Gone) {
-        self.lock().gone[source].get_or_insert(gone);
+        self.departed.add(source, gone);
+        self.wake();
+    }
+
+    /// Lets all waits look around.
+    pub(crate) fn wake(&self) {
+        // Whoever has looked and does not sleep yet holds the lock.
+        drop(self.lock());
         self.arrived.notify_all();
+    }
+
+    /// Ends all waits, those that are yet to come too.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_all();
+    }
+
+    /// How many parts have come in.
+    pub(crate) fn arrivals(&self) -> u64 {
+        self.lock().arrivals
+    }
+
+    /// Returns once more than so many parts have come in, once anything else happens, or after a while.
+    pub(crate) fn wait_beyond(&self, arrivals: u64, at_most: Duration) {
+        let state = self.lock();
+        if state.arrivals <= arrivals && !state.closed {
+            drop(self.arrived.wait_timeout(state, at_most));
+        }
     }
 
     fn take(&self, pending: &Pending) -> Result<Vec<Bytes>> {
@@ -125,13 +219,16 @@ impl Mailbox {
             if let Some(parts) = state.take_all(tag, &pending.sources) {
                 return Ok(parts);
             }
-            if let Some(lost) = state.first_lost(me) {
+            if let Some(lost) = self.departed.first_lost(me) {
                 return Err(lost);
             }
             let missing = state.missing(tag, &pending.sources);
-            if let Some(rank) = missing.iter().find(|r| state.gone[**r].is_some()) {
+            if let Some(rank) = self.departed.finished(&missing) {
                 let text = format!("rank {rank} finished, but rank {me} waits for it ({tag})");
                 return Err(Error::new(Kind::PeerLost, text));
+            }
+            if state.closed {
+                return Err(Error::new(Kind::Cancelled, format!("rank {me} waits for nobody any more")));
             }
             pending.cancel.check()?;
             let late = state.silent_for(pending.deadline, start, &missing);
@@ -140,7 +237,7 @@ impl Mailbox {
                 let text = format!("rank {me} waited {waited} for {late} ({tag})");
                 return Err(Error::new(Kind::Timeout, text));
             }
-            state = match self.arrived.wait_timeout(state, pending.deadline.min(POLL)) {
+            state = match self.arrived.wait_timeout(state, pending.deadline.min(self.poll)) {
                 Ok((state, _)) => state,
                 Err(poisoned) => poisoned.into_inner().0,
             };
@@ -163,18 +260,8 @@ impl State {
     /// Those of `ranks` that sent no byte of a part for `span`, counted from `start` at the earliest: a long part that
     /// is still coming in is not late.
     fn silent_for(&self, span: Duration, start: Instant, ranks: &[usize]) -> Vec<usize> {
-        let silent = |rank: &usize| self.heard[*rank].map_or(start, |at| at.max(start)).elapsed() >= span;
+        let silent = |rank: &usize| self.heard.get(rank).map_or(start, |at| start.max(*at)).elapsed() >= span;
         ranks.iter().copied().filter(silent).collect()
-    }
-
-    /// A lost peer ends every wait, also those that do not need it: the job cannot go on.
-    fn first_lost(&self, me: usize) -> Option<Error> {
-        self.gone.iter().enumerate().find_map(|(rank, gone)| match gone {
-            Some(Gone::Lost(why)) => {
-                Some(Error::new(Kind::PeerLost, format!("rank {me} lost rank {rank}: {why}")))
-            }
-            _ => None,
-        })
     }
 }
 
@@ -187,6 +274,8 @@ pub struct Pending {
     pub(crate) sources: Vec<usize>,
     pub(crate) deadline: Duration,
     pub(crate) cancel: Cancel,
+    /// Whose time passes until the parts have come, where time is simulated.
+    pub(crate) clock: Option<Arc<Clock>>,
 }
 
 impl Pending {
@@ -195,7 +284,23 @@ impl Pending {
     /// # Errors
     /// `PeerLost`, `Timeout` or `Cancelled`, as [`crate::Fabric`] says.
     pub fn wait(self) -> Result<Vec<Bytes>> {
-        self.mailbox.take(&self)
+        let parts = self.mailbox.take(&self)?;
+        if let Some(clock) = &self.clock {
+            clock.wait(self.tag, &self.sources);
+        }
+        Ok(parts)
+    }
+
+    /// The parts, where all have arrived.
+    pub fn poll(&self) -> Option<Vec<Bytes>> {
+        if self.clock.as_ref().is_some_and(|clock| !clock.has_come(self.tag, &self.sources)) {
+            return None;
+        }
+        let parts = self.mailbox.lock().take_all(self.tag, &self.sources)?;
+        if let Some(clock) = &self.clock {
+            clock.wait(self.tag, &self.sources);
+        }
+        Some(parts)
     }
 }
 
@@ -207,12 +312,12 @@ mod tests {
 
     fn wait(mailbox: &Arc<Mailbox>, deadline: Duration) -> Result<Vec<Bytes>> {
         let (mailbox, sources, cancel) = (mailbox.clone(), vec![1, 2], Cancel::new());
-        Pending { mailbox, tag: TAG, sources, deadline, cancel }.wait()
+        Pending { mailbox, tag: TAG, sources, deadline, cancel, clock: None }.wait()
     }
 
     #[test]
     fn a_late_rank_is_named_with_who_waited_and_for_what() {
-        let mailbox = Arc::new(Mailbox::new(0, 3));
+        let mailbox = Arc::new(Mailbox::new(0));
         mailbox.put(1, TAG, Bytes::new()).unwrap();
         let e = wait(&mailbox, Duration::from_millis(50)).unwrap_err();
         assert_eq!(e.kind(), Kind::Timeout);
@@ -221,18 +326,37 @@ mod tests {
 
     #[test]
     fn a_rank_that_finished_is_named_too() {
-        let mailbox = Arc::new(Mailbox::new(0, 3));
+        let mailbox = Arc::new(Mailbox::new(0));
         mailbox.leave(2, Gone::Finished);
         let e = wait(&mailbox, Duration::from_secs(9)).unwrap_err().to_string();
         assert_eq!(e, "rank 2 finished, but rank 0 waits for it (shuffle, bucket 3 of step 12)");
-        mailbox.leave(1, Gone::Lost("it panicked".into()));
+        mailbox.leave(1, Gone::died("it panicked"));
         let e = wait(&mailbox, Duration::from_secs(9)).unwrap_err().to_string();
         assert_eq!(e, "rank 0 lost rank 1: it panicked");
     }
 
     #[test]
+    fn who_closes_waits_no_longer() {
+        let mailbox = Arc::new(Mailbox::new(0));
+        let other = mailbox.clone();
+        let waiting = std::thread::spawn(move || wait(&other, Duration::from_secs(9)).unwrap_err());
+        mailbox.close();
+        assert_eq!(waiting.join().unwrap().kind(), Kind::Cancelled);
+    }
+
+    #[test]
+    fn what_a_rerun_would_meet_again_keeps_its_kind() {
+        for (kind, expected) in [(Kind::Diverged, Kind::Diverged), (Kind::Io, Kind::PeerLost)] {
+            let mailbox = Arc::new(Mailbox::new(0));
+            mailbox.leave(1, Gone::gave_up(&Error::new(kind, "why")));
+            let e = wait(&mailbox, Duration::from_secs(9)).unwrap_err();
+            assert_eq!((e.kind(), e.to_string().as_str()), (expected, "rank 0 lost rank 1: why"));
+        }
+    }
+
+    #[test]
     fn the_first_of_two_equal_parts_stays() {
-        let mailbox = Arc::new(Mailbox::new(0, 3));
+        let mailbox = Arc::new(Mailbox::new(0));
         mailbox.put(1, TAG, Bytes::from_static(b"first")).unwrap();
         let e = mailbox.put(1, TAG, Bytes::from_static(b"second")).unwrap_err();
         assert_eq!(e.kind(), Kind::Internal);
@@ -243,7 +367,7 @@ mod tests {
 
     #[test]
     fn no_deadline_is_too_long() {
-        let mailbox = Arc::new(Mailbox::new(0, 3));
+        let mailbox = Arc::new(Mailbox::new(0));
         mailbox.leave(2, Gone::Finished);
         assert_eq!(wait(&mailbox, Duration::MAX).unwrap_err().kind(), Kind::PeerLost);
     }

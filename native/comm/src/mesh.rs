@@ -34,6 +34,33 @@ impl Link {
     }
 }
 
+/// Refuses parts that no peer would take, before any of them is on its way.
+pub(crate) fn check_len([me, to]: [usize; 2], tag: Tag, part: &Bytes, options: &Options) -> Result<()> {
+    if to == me || part.len() <= options.max_part {
+        return Ok(());
+    }
+    let (found, most) = (part.len(), options.max_part);
+    Err(Error::argument(format!(
+        "rank {me} sends rank {to} a part of {found} bytes, at most {most} are allowed ({tag})"
+    )))
+}
+
+/// Refuses a shuffle that does not have a part for each worker.
+pub(crate) fn check_shuffle(found: usize, world: usize) -> Result<()> {
+    match found == world {
+        true => Ok(()),
+        false => Err(Error::argument(format!("a shuffle of {found} parts among {world} workers"))),
+    }
+}
+
+/// Refuses an exchange with nobody.
+pub(crate) fn check_rank(rank: usize, world: usize) -> Result<()> {
+    match rank < world {
+        true => Ok(()),
+        false => Err(Error::argument(format!("rank {rank} named in an exchange, the world has {world}"))),
+    }
+}
+
 /// A fabric whose peers are threads of this process, other processes, or both.
 ///
 /// Dropping it says goodbye; dropping it while panicking says that this worker is lost.
@@ -59,15 +86,8 @@ impl Mesh {
         Mesh { rank, mailbox, links, options, meter: Meter::default() }
     }
 
-    /// Refuses parts that no peer would take, before any of them is on its way.
     fn check_len(&self, to: usize, tag: Tag, part: &Bytes) -> Result<()> {
-        if to == self.rank || part.len() <= self.options.max_part {
-            return Ok(());
-        }
-        let (me, found, most) = (self.rank, part.len(), self.options.max_part);
-        Err(Error::argument(format!(
-            "rank {me} sends rank {to} a part of {found} bytes, at most {most} are allowed ({tag})"
-        )))
+        check_len([self.rank, to], tag, part, &self.options)
     }
 
     fn send(&self, to: usize, tag: Tag, part: Bytes) -> Result<()> {
@@ -84,14 +104,8 @@ impl Mesh {
             sources,
             deadline: self.options.deadline,
             cancel: self.options.cancel.clone(),
+            clock: None,
         }
-    }
-
-    fn check_rank(&self, rank: usize) -> Result<()> {
-        if rank < self.links.len() {
-            return Ok(());
-        }
-        Err(Error::argument(format!("rank {rank} named in an exchange, the world has {}", self.links.len())))
     }
 
     fn leave(&self, gone: &Gone) {
@@ -113,10 +127,7 @@ impl Fabric for Mesh {
     }
 
     fn shuffle(&self, key: Key, parts: Vec<Bytes>) -> Result<Pending> {
-        if parts.len() != self.world() {
-            let (found, world) = (parts.len(), self.world());
-            return Err(Error::argument(format!("a shuffle of {found} parts among {world} workers")));
-        }
+        check_shuffle(parts.len(), self.world())?;
         let tag = Tag { of: Move::Shuffle, key };
         for (peer, part) in parts.iter().enumerate() {
             self.check_len(peer, tag, part)?;
@@ -141,7 +152,7 @@ impl Fabric for Mesh {
     fn exchange(&self, key: Key, to: Vec<(usize, Bytes)>, from: &[usize]) -> Result<Pending> {
         let tag = Tag { of: Move::Exchange, key };
         for rank in to.iter().map(|(peer, _)| peer).chain(from) {
-            self.check_rank(*rank)?;
+            check_rank(*rank, self.world())?;
         }
         for (peer, part) in &to {
             self.check_len(*peer, tag, part)?;
@@ -152,8 +163,20 @@ impl Fabric for Mesh {
         Ok(self.pending(tag, from.to_vec()))
     }
 
-    fn abort(&self, reason: &str) {
-        self.leave(&Gone::Lost(reason.to_owned()));
+    fn abort(&self, error: &Error) {
+        self.leave(&Gone::gave_up(error));
+    }
+
+    fn close(&self) {
+        self.mailbox.close();
+    }
+
+    fn arrivals(&self) -> u64 {
+        self.mailbox.arrivals()
+    }
+
+    fn wait_beyond(&self, arrivals: u64, at_most: Duration) {
+        self.mailbox.wait_beyond(arrivals, at_most);
     }
 
     fn check(&self) -> Result<()> {
@@ -174,7 +197,7 @@ impl Fabric for Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        let gone = if std::thread::panicking() { Gone::Lost("it panicked".into()) } else { Gone::Finished };
+        let gone = if std::thread::panicking() { Gone::died("it panicked") } else { Gone::Finished };
         self.leave(&gone);
     }
 }

@@ -107,8 +107,8 @@ impl Connection {
     pub(crate) fn leave(&self, gone: Gone) {
         let _ = match gone {
             Gone::Finished => self.queue.send((Head::Goodbye, Bytes::new())),
-            Gone::Lost(why) => {
-                let why = frame::reason(&why);
+            Gone::Lost(kind, why) => {
+                let why = frame::reason(kind, &why);
                 self.queue.send((Head::Abort { len: why.len() }, why))
             }
         };
@@ -130,7 +130,7 @@ async fn write_all(
             Err(_) => (Head::Heartbeat, Bytes::new()),
         };
         if let Err(failure) = write_message(&mut socket, head, payload, &options).await {
-            mailbox.leave(peer, Gone::Lost(failure));
+            mailbox.leave(peer, Gone::died(failure));
             return;
         }
     }
@@ -196,7 +196,7 @@ impl Reader {
             match self.frame().await {
                 Ok(None) => {}
                 Ok(Some(gone)) => break gone,
-                Err(e) => break Gone::Lost(e.to_string()),
+                Err(e) => break Gone::died(e.to_string()),
             }
         };
         self.mailbox.leave(self.peer, gone);
@@ -225,7 +225,8 @@ impl Reader {
             Head::Abort { len } => {
                 let mut why = Vec::with_capacity(len);
                 self.fill(&mut why, len).await?;
-                return Ok(Some(Gone::Lost(String::from_utf8_lossy(&why).into_owned())));
+                let (kind, why) = frame::read_reason(&why);
+                return Ok(Some(Gone::Lost(kind, why)));
             }
         }
         Ok(None)

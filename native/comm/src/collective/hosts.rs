@@ -6,6 +6,7 @@ use firesteel_error::{Error, Result};
 use super::{Algorithm, broadcast_from, gather, reduce};
 use crate::fabric::{Fabric, Key};
 use crate::mailbox::Pending;
+use crate::mesh::check_shuffle;
 use crate::wire;
 
 /// Some workers of a fabric, as a fabric of their own. Its moves are exchanges of the whole: no two groups that share a worker may
@@ -49,10 +50,7 @@ impl Fabric for Subgroup<'_> {
     }
 
     fn shuffle(&self, key: Key, parts: Vec<Bytes>) -> Result<Pending> {
-        if parts.len() != self.world() {
-            let (found, world) = (parts.len(), self.world());
-            return Err(Error::argument(format!("a shuffle of {found} parts among {world} workers")));
-        }
+        check_shuffle(parts.len(), self.world())?;
         let to = self.members.iter().copied().zip(parts).collect();
         self.whole.exchange(key, to, &self.members)
     }
@@ -72,8 +70,20 @@ impl Fabric for Subgroup<'_> {
         self.whole.exchange(key, to, &from)
     }
 
-    fn abort(&self, reason: &str) {
-        self.whole.abort(reason);
+    fn abort(&self, error: &Error) {
+        self.whole.abort(error);
+    }
+
+    fn close(&self) {
+        self.whole.close();
+    }
+
+    fn arrivals(&self) -> u64 {
+        self.whole.arrivals()
+    }
+
+    fn wait_beyond(&self, arrivals: u64, at_most: std::time::Duration) {
+        self.whole.wait_beyond(arrivals, at_most);
     }
 
     fn check(&self) -> Result<()> {
@@ -86,6 +96,14 @@ impl Fabric for Subgroup<'_> {
 
     fn sent(&self) -> u64 {
         self.whole.sent()
+    }
+
+    fn time(&self) -> Option<f64> {
+        self.whole.time()
+    }
+
+    fn set_time(&self, seconds: f64) {
+        self.whole.set_time(seconds);
     }
 }
 

@@ -8,16 +8,19 @@ use super::{Draw, check_finite};
 const PRIME: u64 = (1 << 61) - 1;
 
 /// Rows that a median is taken of.
-const MOST_ROWS: usize = 64;
+pub(crate) const MOST_ROWS: usize = 64;
+
+/// Medians that are taken at once.
+const BLOCK: usize = 64;
 
 /// A count sketch: r rows of c cells, T\[a, h_a(i)\] += s_a(i)·x_i in every row a, read back as the median over rows of
 /// s_a(i)·T\[a, h_a(i)\].
 ///
-/// It is linear: the tables of vectors add up to that of their sum, which is how S2 Reducer sums sparse gradients with dense
+/// It is linear, but for roundings: the tables of vectors add up to that of their sum, which is how S2 Reducer sums sparse gradients with dense
 /// collectives, a [`Bitmap`](super::Bitmap) beside it saying which indices to read.
 ///
 /// With one row an estimate is unbiased over seeds, its variance at most ‖x‖²/c. An index that shares no cell with another that is not
-/// 0, in more than half of the rows, is exact, as sums are f64. With many rows the median shields from a few large values, but the
+/// 0, in more than half of the rows, is exact. With many rows the median shields from a few large values, but the
 /// estimates of indices that were never added are not 0.
 ///
 /// Buckets h are 2-wise independent, (h₁·i + h₂) mod p mod c, signs s 4-wise, the lowest bit of a cubic polynomial mod p, with
@@ -29,7 +32,7 @@ pub struct CountSketch {
     hashes: Vec<Hash>,
     columns: usize,
     /// (rows, columns)
-    table: Vec<f64>,
+    table: Vec<f32>,
 }
 
 impl CountSketch {
@@ -62,7 +65,7 @@ impl CountSketch {
         }
         for (hash, row) in self.hashes.iter().zip(self.table.chunks_exact_mut(self.columns)) {
             let cell = hash.cell(index as u64, self.columns as u64);
-            row[cell.column as usize] += cell.signed(f64::from(value));
+            row[cell.column as usize] += cell.signed(value);
         }
         Ok(())
     }
@@ -75,7 +78,7 @@ impl CountSketch {
         check_finite(values)?;
         for (hash, row) in self.hashes.iter().zip(self.table.chunks_exact_mut(self.columns)) {
             for (value, cell) in values.iter().zip(hash.run(start as u64, self.columns as u64)) {
-                row[cell.column as usize] += cell.signed(f64::from(*value));
+                row[cell.column as usize] += cell.signed(*value);
             }
         }
         Ok(())
@@ -83,33 +86,31 @@ impl CountSketch {
 
     /// What was added at an index, in sum and about. Of an even number of rows, the mean of the two in the middle.
     pub fn estimate(&self, index: usize) -> f32 {
-        let mut found = [0.0; MOST_ROWS];
+        let mut found = [[0.0]; MOST_ROWS];
         let found = &mut found[..self.hashes.len()];
-        for ((hash, row), found) in self.rows().zip(found.iter_mut()) {
+        for ((hash, row), [found]) in self.rows().zip(found.iter_mut()) {
             let cell = hash.cell(index as u64, self.columns as u64);
             *found = cell.signed(row[cell.column as usize]);
         }
-        median(found) as f32
+        let [median] = medians(found);
+        median
     }
 
     /// Overwrites `out` with the estimates of consecutive indices from `start` on.
     pub fn estimate_run(&self, start: usize, out: &mut [f32]) {
         let mut runs: Vec<_> =
             self.rows().map(|(hash, row)| (hash.run(start as u64, self.columns as u64), row)).collect();
-        if let [(run, row)] = runs.as_mut_slice() {
-            out.iter_mut()
-                .zip(run)
-                .for_each(|(out, cell)| *out = cell.signed(row[cell.column as usize]) as f32);
-            return;
-        }
-        let mut found = [0.0; MOST_ROWS];
-        let found = &mut found[..runs.len()];
-        for out in out {
-            for (found, (run, row)) in found.iter_mut().zip(&mut runs) {
-                let cell = run.step();
-                *found = cell.signed(row[cell.column as usize]);
+        let mut found = vec![[0.0; BLOCK]; runs.len()];
+        for out in out.chunks_mut(BLOCK) {
+            for ((run, row), found) in runs.iter_mut().zip(&mut found) {
+                // In registers, which what is behind a reference is not.
+                let mut here = *run;
+                for (found, cell) in found[..out.len()].iter_mut().zip(&mut here) {
+                    *found = cell.signed(row[cell.column as usize]);
+                }
+                *run = here;
             }
-            *out = median(found) as f32;
+            out.copy_from_slice(&medians(&mut found)[..out.len()]);
         }
     }
 
@@ -134,29 +135,44 @@ impl CountSketch {
     }
 
     /// The cells, (rows, columns): what is summed over workers.
-    pub fn table(&self) -> &[f64] {
+    pub fn table(&self) -> &[f32] {
         &self.table
     }
 
     /// The cells, (rows, columns), to be replaced by a sum over workers.
-    pub fn table_mut(&mut self) -> &mut [f64] {
+    pub fn table_mut(&mut self) -> &mut [f32] {
         &mut self.table
     }
 
+    /// Where the cells of an index are in the table, one a row.
+    pub fn cells(&self, index: usize) -> impl Iterator<Item = usize> {
+        let column = move |hash: &Hash| hash.cell(index as u64, self.columns as u64).column as usize;
+        self.hashes.iter().enumerate().map(move |(row, hash)| row * self.columns + column(hash))
+    }
+
     /// Each row with its hashes.
-    fn rows(&self) -> impl Iterator<Item = (&Hash, &[f64])> {
+    fn rows(&self) -> impl Iterator<Item = (&Hash, &[f32])> {
         self.hashes.iter().zip(self.table.chunks_exact(self.columns))
     }
 }
 
-/// Of at least one.
-fn median(found: &mut [f64]) -> f64 {
-    found.sort_unstable_by(f64::total_cmp);
-    let middle = found.len() / 2;
-    match found.len() % 2 {
-        1 => found[middle],
-        _ => 0.5 * (found[middle - 1] + found[middle]),
+/// Those of the columns, of at least one row; rows are put in order as far as that takes.
+fn medians<const N: usize>(rows: &mut [[f32; N]]) -> [f32; N] {
+    let (count, middle) = (rows.len(), rows.len() / 2);
+    let lowest = if count % 2 == 1 { middle } else { middle - 1 };
+    // The greatest of what is left goes last; all columns at once, as vectors do.
+    for last in (lowest..count).rev() {
+        for at in 0..last {
+            let (low, high) = rows.split_at_mut(at + 1);
+            for (low, high) in low[at].iter_mut().zip(&mut high[0]) {
+                (*low, *high) = if *high < *low { (*high, *low) } else { (*low, *high) };
+            }
+        }
     }
+    std::array::from_fn(|column| match lowest == middle {
+        true => rows[middle][column],
+        false => 0.5 * (rows[lowest][column] + rows[middle][column]),
+    })
 }
 
 /// A row's: coefficients below the prime, of the lowest power first.
@@ -173,8 +189,10 @@ struct Cell {
 }
 
 impl Cell {
-    fn signed(&self, value: f64) -> f64 {
-        if self.negative { -value } else { value }
+    /// Without a branch: which way it goes cannot be foreseen.
+    #[inline(always)]
+    fn signed(&self, value: f32) -> f32 {
+        f32::from_bits(value.to_bits() ^ u32::from(self.negative) << 31)
     }
 }
 
@@ -210,6 +228,7 @@ impl Hash {
 }
 
 /// Cells of consecutive indices: a polynomial's next value is had from its differences, by additions alone.
+#[derive(Clone, Copy)]
 struct Run {
     /// Of the bucket, before it is taken mod the columns.
     hash: u64,
@@ -229,10 +248,10 @@ impl Run {
     fn step(&mut self) -> Cell {
         let cell = Cell { column: self.column, negative: self.sign[0] & 1 == 1 };
         let next = self.hash + self.by;
-        let passed = next >= PRIME;
-        self.hash = if passed { next - PRIME } else { next };
-        let column = self.column + if passed { self.wrapped } else { self.step };
-        self.column = if column >= self.columns { column - self.columns } else { column };
+        self.hash = next.min(next.wrapping_sub(PRIME));
+        let passed = u64::from(next >= PRIME).wrapping_neg();
+        let column = self.column + (self.step ^ (passed & (self.step ^ self.wrapped)));
+        self.column = column.min(column.wrapping_sub(self.columns));
         let [value, first, second, third] = self.sign;
         self.sign = [plus(value, first), plus(first, second), plus(second, third), third];
         cell
@@ -257,7 +276,8 @@ fn reduce(value: u128) -> u64 {
 #[inline(always)]
 fn plus(a: u64, b: u64) -> u64 {
     let sum = a + b;
-    if sum >= PRIME { sum - PRIME } else { sum }
+    // The difference wraps where there is nothing to take off; a branch could not be foreseen.
+    sum.min(sum.wrapping_sub(PRIME))
 }
 
 /// By Horner, mod the prime.
@@ -303,6 +323,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn medians_are_those_of_sorted_columns() {
+        let draw = draw(3);
+        for count in 1..=MOST_ROWS {
+            let mut rows: Vec<[f32; 3]> =
+                (0..count as u64).map(|row| [0, 1, 2].map(|i| draw.uniform(3 * row + i))).collect();
+            let expected = [0, 1, 2].map(|i| {
+                let mut column: Vec<f32> = rows.iter().map(|row| row[i]).collect();
+                column.sort_by(f32::total_cmp);
+                0.5 * (column[(count - 1) / 2] + column[count / 2])
+            });
+            assert_eq!(medians(&mut rows), expected, "{count}");
+        }
+        assert_eq!(medians(&mut [[7.0], [f32::MIN], [f32::MAX]]), [7.0]);
     }
 
     #[test]

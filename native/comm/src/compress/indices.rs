@@ -120,7 +120,7 @@ impl Indices {
 }
 
 /// Refuses vectors that indices of 32 bits do not reach the end of.
-pub(super) fn check_len(name: &str, len: usize) -> Result<()> {
+pub(crate) fn check_len(name: &str, len: usize) -> Result<()> {
     match u32::try_from(len) {
         Ok(_) => Ok(()),
         Err(_) => Err(Error::argument(format!("{name}: {len} values, expected at most {}", u32::MAX))),

@@ -20,12 +20,13 @@
 //! | `sketch_ml` | [`SketchMl`]: which values are not 0, and a bin for each |
 //! | `shrink` | [`Shrink`]: a contraction of what is unbiased |
 //!
-//! Parts of reductions that are no compressors, as sums of payloads are taken: [`CountSketch`], [`Bitmap`]. `bits` packs codes;
+//! Parts of reductions that are no compressors, as sums of payloads are taken: [`CountSketch`], [`Bitmap`]. `bits` packs codes, `sparse` some
+//! values;
 //! `draw` has the [`Place`] and what is drawn there.
 
 mod bitmap;
 mod bits;
-mod count_sketch;
+pub(crate) mod count_sketch;
 mod draw;
 mod half_floats;
 mod indices;
@@ -35,11 +36,12 @@ mod one_bit;
 mod plain;
 mod qsgd;
 mod random_k;
-mod ratio;
+pub(crate) mod ratio;
 mod reader;
 mod shrink;
 mod sign;
 mod sketch_ml;
+mod sparse;
 mod tern_grad;
 mod threshold;
 mod top_k;
@@ -54,15 +56,18 @@ pub use count_sketch::CountSketch;
 pub use draw::{Draw, Place};
 pub use half_floats::{Bf16, Fp16};
 pub use indices::Indices;
+pub(crate) use indices::check_len;
 pub use min_max_u8::MinMaxU8;
 pub use natural::Natural;
 pub use one_bit::OneBit;
 pub use plain::Plain;
 pub use qsgd::Qsgd;
 pub use random_k::RandomK;
+pub(crate) use ratio::Ratio;
 pub use shrink::Shrink;
 pub use sign::{Sign, SignVote};
 pub use sketch_ml::SketchMl;
+pub(crate) use sparse::{Sparse, largest};
 pub use tern_grad::TernGrad;
 pub use threshold::Threshold;
 pub use top_k::TopK;

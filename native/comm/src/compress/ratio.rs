@@ -4,12 +4,12 @@ use firesteel_error::{Error, Result};
 
 /// A part of a vector, above 0 and at most 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Ratio(f64);
+pub(crate) struct Ratio(f64);
 
 impl Ratio {
     /// # Errors
     /// `InvalidArgument` when it is no such part.
-    pub(super) fn new(name: &str, ratio: f64) -> Result<Ratio> {
+    pub(crate) fn new(name: &str, ratio: f64) -> Result<Ratio> {
         match ratio > 0.0 && ratio <= 1.0 {
             true => Ok(Ratio(ratio)),
             false => {
@@ -19,7 +19,7 @@ impl Ratio {
     }
 
     /// k = max(1, ⌈ratio·m⌉) of `len` = m values; 0 of none.
-    pub(super) fn of(self, len: usize) -> usize {
+    pub(crate) fn of(self, len: usize) -> usize {
         // A decimal ratio is a little more or less than what was written: 0.07 of 100 are 7.
         let written = self.0 * len as f64 * (1.0 - 4.0 * f64::EPSILON);
         (written.ceil() as usize).clamp(1.min(len), len)

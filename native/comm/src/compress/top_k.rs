@@ -1,13 +1,12 @@
 //! The largest values.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use firesteel_error::Result;
 
-use super::indices::{self, Indices};
+use super::indices::Indices;
 use super::ratio::Ratio;
-use super::reader::Reader;
+use super::sparse::{Sparse, largest};
 use super::{Compressor, Law, Place, check_finite};
-use crate::wire;
 
 const NAME: &str = "top-k";
 
@@ -52,54 +51,17 @@ impl Compressor for TopK {
     }
 
     fn encode(&self, values: &[f32], _: &Place) -> Result<Bytes> {
-        indices::check_len(NAME, values.len())?;
         // A value that is no number would take the place of one.
         check_finite(values)?;
-        let indices = largest(values, self.ratio.of(values.len()));
-        let kept: Vec<f32> = indices.iter().map(|index| values[*index as usize]).collect();
-        let mut out = BytesMut::with_capacity(8 * kept.len() + 1);
-        self.indices.put(&indices, values.len(), &mut out);
-        wire::put_f32s(&mut out, &kept);
-        Ok(out.freeze())
+        let kept = Sparse::at(largest(values, self.ratio.of(values.len())), values);
+        kept.encode(NAME, self.indices, values.len())
     }
 
     fn decode(&self, payload: &[u8], _: &Place, out: &mut [f32]) -> Result<()> {
-        let kept = self.ratio.of(out.len());
-        let mut from = Reader::new(NAME, payload);
-        let indices = self.indices.take(&mut from, kept, out.len())?;
+        let count = (self.ratio.of(out.len()), out.len());
+        let kept = Sparse::decode(NAME, self.indices, payload, count)?;
         out.fill(0.0);
-        for (index, value) in indices.into_iter().zip(from.words(kept)?) {
-            let value = f32::from_le_bytes(value);
-            if !value.is_finite() {
-                return Err(from.corrupt(format!("value {index} is {value}, expected a finite one")));
-            }
-            out[index as usize] = value;
-        }
-        from.end()
+        kept.iter().for_each(|(index, value)| out[index] = value);
+        Ok(())
     }
-}
-
-/// The indices of the `count` largest, rising.
-fn largest(values: &[f32], count: usize) -> Vec<u32> {
-    if count == 0 {
-        return Vec::new();
-    }
-    // Without their signs, finite values are ordered as their bits are.
-    let size = |value: &f32| value.abs().to_bits();
-    let mut sizes: Vec<u32> = values.iter().map(size).collect();
-    let (_, least, above) = sizes.select_nth_unstable(values.len() - count);
-    let least = *least;
-    let larger = above.iter().filter(|size| **size > least).count();
-    let mut ties = count - larger;
-    let mut indices = Vec::with_capacity(count);
-    for (index, value) in values.iter().enumerate() {
-        let size = size(value);
-        if size > least {
-            indices.push(index as u32);
-        } else if size == least && ties > 0 {
-            ties -= 1;
-            indices.push(index as u32);
-        }
-    }
-    indices
 }

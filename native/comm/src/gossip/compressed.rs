@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use firesteel_error::{Error, Result};
 
-use super::{Gossip, exchange, row_of, vectors};
+use super::{Descent, Gossip, exchange, row_of, vectors};
 use crate::compress::{Compressor, Law, Place};
 use crate::fabric::{Fabric, Key};
 use crate::topology::{Row, Topology};
@@ -29,9 +29,16 @@ impl Known {
         }
     }
 
-    fn row(&mut self, fabric: &dyn Fabric, key: Key, len: usize) -> Result<Row> {
-        self.own.resize(len, 0.0);
-        self.sum.resize(len, 0.0);
+    fn forget(&mut self) {
+        self.own.clear();
+        self.sum.clear();
+    }
+
+    /// Begins with the weights that all have, which each knows of all.
+    fn row(&mut self, fabric: &dyn Fabric, key: Key, weights: &[f32]) -> Result<Row> {
+        if self.own.is_empty() {
+            (self.own, self.sum) = (weights.to_vec(), weights.to_vec());
+        }
         row_of(&self.topology, fabric, key.step)
     }
 
@@ -90,12 +97,11 @@ impl Gossip for Choco {
         &mut self,
         fabric: &dyn Fabric,
         key: Key,
-        rate: f32,
         weights: &mut [f32],
-        gradient: &[f32],
+        descent: &mut dyn Descent,
     ) -> Result<()> {
-        let row = self.known.row(fabric, key, weights.len())?;
-        weights.iter_mut().zip(gradient).for_each(|(weight, g)| *weight -= rate * g);
+        let row = self.known.row(fabric, key, weights)?;
+        descent.go(weights);
         let difference: Vec<f32> =
             weights.iter().zip(&self.known.own).map(|(weight, own)| weight - own).collect();
         self.known.tell(fabric, key, &row, &difference)?;
@@ -112,6 +118,14 @@ impl Gossip for Choco {
     fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
         [self.known.own, self.known.sum] = vectors(state)?;
         Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.known.forget();
+    }
+
+    fn check(&self, world: usize) -> Result<()> {
+        self.known.topology.check(world)
     }
 }
 
@@ -150,18 +164,14 @@ impl Gossip for Dcd {
         &mut self,
         fabric: &dyn Fabric,
         key: Key,
-        rate: f32,
         weights: &mut [f32],
-        gradient: &[f32],
+        descent: &mut dyn Descent,
     ) -> Result<()> {
         let known = &mut self.0;
-        if known.own.is_empty() {
-            // All begin with the same weights, and each knows it of all.
-            (known.own, known.sum) = (weights.to_vec(), weights.to_vec());
-        }
-        let row = known.row(fabric, key, weights.len())?;
-        let difference: Vec<f32> = (known.sum.iter().zip(&known.own).zip(gradient))
-            .map(|((sum, own), g)| sum - own - rate * g)
+        let row = known.row(fabric, key, weights)?;
+        descent.go(weights);
+        let difference: Vec<f32> = (known.sum.iter().zip(&known.own).zip(&*weights))
+            .map(|((sum, own), updated)| sum - own + (updated - own))
             .collect();
         known.tell(fabric, key, &row, &difference)?;
         weights.copy_from_slice(&known.own);
@@ -175,5 +185,13 @@ impl Gossip for Dcd {
     fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
         [self.0.own, self.0.sum] = vectors(state)?;
         Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.0.forget();
+    }
+
+    fn check(&self, world: usize) -> Result<()> {
+        self.0.topology.check(world)
     }
 }

@@ -2,7 +2,7 @@
 
 use firesteel_error::Result;
 
-use super::{Gossip, mix, vectors};
+use super::{Descent, Gossip, mix, vectors};
 use crate::fabric::{Fabric, Key};
 use crate::topology::Topology;
 
@@ -35,19 +35,15 @@ impl Gossip for Dpsgd {
         &mut self,
         fabric: &dyn Fabric,
         key: Key,
-        rate: f32,
         weights: &mut [f32],
-        gradient: &[f32],
+        descent: &mut dyn Descent,
     ) -> Result<()> {
-        let update = |weights: &mut [f32]| {
-            weights.iter_mut().zip(gradient).for_each(|(weight, g)| *weight -= rate * g)
-        };
         if self.order == Order::UpdateThenMix {
-            update(weights);
+            descent.go(weights);
         }
         mix(&self.topology, fabric, key, weights)?;
         if self.order == Order::MixThenUpdate {
-            update(weights);
+            descent.go(weights);
         }
         Ok(())
     }
@@ -58,5 +54,11 @@ impl Gossip for Dpsgd {
 
     fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
         vectors::<0>(state).map(|_| ())
+    }
+
+    fn restart(&mut self) {}
+
+    fn check(&self, world: usize) -> Result<()> {
+        self.topology.check(world)
     }
 }

@@ -2,7 +2,7 @@
 
 use firesteel_error::{Error, Result};
 
-use super::{Gossip, mix, vectors};
+use super::{Descent, Gossip, mix, vectors};
 use crate::fabric::{Fabric, Key};
 use crate::topology::Topology;
 
@@ -39,11 +39,11 @@ impl Gossip for D2 {
         &mut self,
         fabric: &dyn Fabric,
         key: Key,
-        rate: f32,
         weights: &mut [f32],
-        gradient: &[f32],
+        descent: &mut dyn Descent,
     ) -> Result<()> {
-        let updated: Vec<f32> = weights.iter().zip(gradient).map(|(weight, g)| weight - rate * g).collect();
+        let mut updated = weights.to_vec();
+        descent.go(&mut updated);
         if self.before.is_empty() {
             weights.copy_from_slice(&updated);
         } else {
@@ -64,6 +64,14 @@ impl Gossip for D2 {
     fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
         [self.before] = vectors(state)?;
         Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.before.clear();
+    }
+
+    fn check(&self, world: usize) -> Result<()> {
+        self.topology.check(world)
     }
 }
 
@@ -94,20 +102,20 @@ impl Gossip for Tracking {
         &mut self,
         fabric: &dyn Fabric,
         key: Key,
-        rate: f32,
         weights: &mut [f32],
-        gradient: &[f32],
+        descent: &mut dyn Descent,
     ) -> Result<()> {
+        let gradient = descent.gradient();
         if self.tracked.is_empty() {
-            self.tracked = gradient.to_vec();
+            self.tracked = gradient.clone();
         } else {
             mix(&self.topology, fabric, key, &mut self.tracked)?;
             let change = gradient.iter().zip(&self.before).map(|(now, before)| now - before);
             self.tracked.iter_mut().zip(change).for_each(|(tracked, change)| *tracked += change);
         }
-        self.before = gradient.to_vec();
+        self.before = gradient;
         mix(&self.topology, fabric, key.later(1)?, weights)?;
-        weights.iter_mut().zip(&self.tracked).for_each(|(weight, tracked)| *weight -= rate * tracked);
+        descent.go_along(&self.tracked, weights);
         Ok(())
     }
 
@@ -118,5 +126,14 @@ impl Gossip for Tracking {
     fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
         [self.tracked, self.before] = vectors(state)?;
         Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.tracked.clear();
+        self.before.clear();
+    }
+
+    fn check(&self, world: usize) -> Result<()> {
+        self.topology.check(world)
     }
 }

@@ -28,10 +28,25 @@ use crate::fabric::{Fabric, Key};
 use crate::topology::{Row, Topology};
 use crate::wire;
 
-/// A way to go down while mixing.
+/// One worker's own way down in one step, as its optimizer goes it. An optimizer that keeps moments is called once a step.
+pub trait Descent {
+    /// The learning rate η.
+    fn rate(&self) -> f32;
+
+    /// The mean gradient of this worker's rows, as long as the weights; 0 where it has none.
+    fn gradient(&self) -> Vec<f32>;
+
+    /// Updates weights by the gradient: x − ηg where the optimizer is plain SGD.
+    fn go(&mut self, weights: &mut [f32]);
+
+    /// Updates weights by a direction in the place of the gradient.
+    fn go_along(&mut self, direction: &[f32], weights: &mut [f32]);
+}
+
+/// A way to go down while mixing, for workers that begin with the same weights. Its source has it for plain SGD; what another
+/// optimizer makes of the gradient takes the place of ηg.
 pub trait Gossip: fmt::Debug + Send {
-    /// A step of the learning rate `rate`: `weights` are this worker's, and `gradient` is at them, weight decay included. All phases
-    /// of the key are used.
+    /// A step from this worker's `weights`, where its gradient is. All phases of the key are used.
     ///
     /// # Errors
     /// Those of [`Fabric`]; `InvalidArgument` for a world that does not have the topology; `Corrupt` naming a rank whose vector has
@@ -40,9 +55,8 @@ pub trait Gossip: fmt::Debug + Send {
         &mut self,
         fabric: &dyn Fabric,
         key: Key,
-        rate: f32,
         weights: &mut [f32],
-        gradient: &[f32],
+        descent: &mut dyn Descent,
     ) -> Result<()>;
 
     /// What goes on from step to step beside the weights, for checkpoints.
@@ -53,6 +67,15 @@ pub trait Gossip: fmt::Debug + Send {
     /// # Errors
     /// `Corrupt` for a state of another way.
     fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()>;
+
+    /// Begins anew, as where all workers have met and have the same weights.
+    fn restart(&mut self);
+
+    /// Refuses a world in which it cannot run.
+    ///
+    /// # Errors
+    /// `InvalidArgument` saying what the topology expects.
+    fn check(&self, world: usize) -> Result<()>;
 }
 
 /// `values` become the mean of a row: one's own and the neighbours', each by its weight.

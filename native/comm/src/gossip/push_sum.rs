@@ -2,7 +2,7 @@
 
 use firesteel_error::Result;
 
-use super::{Gossip, exchange, row_of, vectors};
+use super::{Descent, Gossip, exchange, row_of, vectors};
 use crate::fabric::{Fabric, Key};
 use crate::topology::Topology;
 use crate::wire;
@@ -32,16 +32,19 @@ impl Gossip for PushSum {
         &mut self,
         fabric: &dyn Fabric,
         key: Key,
-        rate: f32,
         weights: &mut [f32],
-        gradient: &[f32],
+        descent: &mut dyn Descent,
     ) -> Result<()> {
         let row = row_of(&self.topology, fabric, key.step)?;
         // What it gives to each, itself included: then no column is more than 1, whoever hears how many.
         let share = 1.0 / (row.to.len() + 1) as f32;
         let mass = self.mass;
+        let before = weights.to_vec();
+        descent.go(weights);
+        // x = z·mass goes the way that z goes.
+        let way = weights.iter().zip(&before).map(|(weight, before)| weight - before);
         let mut shares: Vec<f32> =
-            weights.iter().zip(gradient).map(|(weight, g)| (weight * mass - rate * g) * share).collect();
+            before.iter().zip(way).map(|(weight, way)| (weight * mass + way) * share).collect();
         shares.push(mass * share);
         let part = wire::f32s(&shares);
         for ((rank, _), part) in row.from.iter().zip(exchange(fabric, key, &row, part)?) {
@@ -60,5 +63,13 @@ impl Gossip for PushSum {
         let [mass] = vectors(state)?;
         self.mass = mass.first().copied().unwrap_or(1.0);
         Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.mass = 1.0;
+    }
+
+    fn check(&self, world: usize) -> Result<()> {
+        self.topology.check(world)
     }
 }

@@ -2,7 +2,7 @@
 
 use firesteel_error::{Error, Result};
 
-use super::{Gossip, mix, vectors};
+use super::{Descent, Gossip, mix, vectors};
 use crate::fabric::{Fabric, Key};
 use crate::topology::Topology;
 
@@ -43,17 +43,18 @@ impl Gossip for QuasiGlobal {
         &mut self,
         fabric: &dyn Fabric,
         key: Key,
-        rate: f32,
         weights: &mut [f32],
-        gradient: &[f32],
+        descent: &mut dyn Descent,
     ) -> Result<()> {
         let QuasiGlobal { topology, momentum, keep, nesterov, buffer } = self;
         buffer.resize(weights.len(), 0.0);
-        let before = weights.to_vec();
-        for ((weight, g), buffer) in weights.iter_mut().zip(gradient).zip(&*buffer) {
-            let moment = *momentum * buffer + g;
-            *weight -= rate * if *nesterov { g + *momentum * moment } else { moment };
+        let (before, rate) = (weights.to_vec(), descent.rate());
+        let mut way = descent.gradient();
+        for (g, buffer) in way.iter_mut().zip(&*buffer) {
+            let moment = *momentum * buffer + *g;
+            *g = if *nesterov { *g + *momentum * moment } else { moment };
         }
+        descent.go_along(&way, weights);
         mix(topology, fabric, key, weights)?;
         // A rate of 0 goes nowhere, and says nothing of the way.
         if rate > 0.0 {
@@ -71,5 +72,12 @@ impl Gossip for QuasiGlobal {
     fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
         [self.buffer] = vectors(state)?;
         Ok(())
+    }
+
+    /// The way that all went goes on: it is of all workers, not of one.
+    fn restart(&mut self) {}
+
+    fn check(&self, world: usize) -> Result<()> {
+        self.topology.check(world)
     }
 }

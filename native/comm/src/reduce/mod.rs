@@ -2,13 +2,27 @@
 //!
 //! | module | |
 //! | --- | --- |
+//! | `all_reduce` | [`AllReduce`]: plain sums, by one of several algorithms |
 //! | `two_phase` | [`TwoPhase`]: slices are shuffled to their owners, summed, and broadcast, compressed both ways |
 //! | `gather` | [`Gather`]: everyone's compressed vector is broadcast, everyone sums |
 //! | `linear` | [`LinearSum`]: payloads that add up undecoded are summed as they are |
+//! | `dgc` | [`Dgc`]: everyone's largest running sums are broadcast, of gradients with momentum |
+//! | `g_top_k` | [`GTopK`]: the largest values are merged up a tree, and what is left of them goes down |
+//! | `ok_top_k` | [`OkTopK`]: the largest values are shuffled to the owners of their regions, and the largest sums broadcast |
+//! | `power_sgd` | [`PowerSgd`]: a matrix is summed as a product of two thin ones |
+//! | `adam` | [`OneBitAdam`], [`QAdam`]: Adam's direction, its first moment compressed |
+//! | `fetch_sgd` | [`FetchSgd`]: sketches are summed, and keep momentum and error |
 //! | `residual` | what compression left behind, for error feedback |
 
+mod adam;
+mod all_reduce;
+mod dgc;
+mod fetch_sgd;
+mod g_top_k;
 mod gather;
 mod linear;
+mod ok_top_k;
+mod power_sgd;
 mod residual;
 mod two_phase;
 
@@ -17,8 +31,15 @@ use std::fmt;
 
 use firesteel_error::Result;
 
+pub use adam::{AdamConfig, OneBitAdam, QAdam};
+pub use all_reduce::AllReduce;
+pub use dgc::Dgc;
+pub use fetch_sgd::FetchSgd;
+pub use g_top_k::GTopK;
 pub use gather::Gather;
 pub use linear::LinearSum;
+pub use ok_top_k::OkTopK;
+pub use power_sgd::PowerSgd;
 pub use residual::Feedback;
 pub use two_phase::TwoPhase;
 

@@ -117,6 +117,11 @@ impl Memory {
         Ok(part)
     }
 
+    /// What the step that runs leaves of the values that [`Memory::add`] has seen, for who compresses without a compressor; 0 so far.
+    pub(super) fn kept(&mut self, side: Side) -> &mut [f32] {
+        &mut self.kept[side as usize]
+    }
+
     /// Ends a step that has been done.
     pub(super) fn commit(&mut self) {
         if self.feedback == Feedback::On {
@@ -126,7 +131,8 @@ impl Memory {
 
     /// As [`super::Reduce::state`].
     pub(super) fn state(&self) -> State {
-        let kept = Side::ALL.into_iter().map(|side| (side.name().to_owned(), self.left[side as usize].clone()));
+        let kept =
+            Side::ALL.into_iter().map(|side| (side.name().to_owned(), self.left[side as usize].clone()));
         kept.filter(|(_, left)| !left.is_empty()).collect()
     }
 
@@ -138,10 +144,7 @@ impl Memory {
             return Ok(());
         }
         // What all together still owe, in equal shares.
-        let mut owed: Vec<f32> = Vec::new();
-        for state in states {
-            add_up(&mut owed, &of(state, Side::Worker), 0)?;
-        }
+        let mut owed = sum_of(states, Side::Worker.name())?;
         for (owner, state) in states.iter().enumerate() {
             let left = of(state, Side::Owner);
             if !left.is_empty() {
@@ -155,8 +158,32 @@ impl Memory {
     }
 }
 
+/// A worker's vector by its name, from the states of a world of its size; else an equal share of their sum.
+pub(super) fn share_of(states: &[State], name: &str, rank: usize, world: usize) -> Result<Vec<f32>> {
+    if states.len() == world {
+        return Ok(states[rank].get(name).cloned().unwrap_or_default());
+    }
+    let mut sum = sum_of(states, name)?;
+    sum.iter_mut().for_each(|sum| *sum /= world as f32);
+    Ok(sum)
+}
+
+/// A vector by its name that all workers have alike; empty where there is none.
+pub(super) fn alike(states: &[State], name: &str) -> Vec<f32> {
+    states.iter().find_map(|state| state.get(name)).cloned().unwrap_or_default()
+}
+
+/// The sum of the vectors of a name.
+fn sum_of(states: &[State], name: &str) -> Result<Vec<f32>> {
+    let mut sum = Vec::new();
+    for more in states.iter().filter_map(|state| state.get(name)) {
+        add_up(&mut sum, more, 0)?;
+    }
+    Ok(sum)
+}
+
 /// Adds `more` to some of `sum`, or makes it the first.
-pub(super) fn add_up(sum: &mut Vec<f32>, more: &[f32], first: usize) -> Result<()> {
+fn add_up(sum: &mut Vec<f32>, more: &[f32], first: usize) -> Result<()> {
     if sum.is_empty() && first == 0 {
         *sum = more.to_vec();
         return Ok(());

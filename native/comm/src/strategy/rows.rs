@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use firesteel_error::{Error, Result};
 
-use super::sharded::TableLayout;
+use super::tables::TableLayout;
 use crate::wire;
 
 /// Some rows of one table.

@@ -12,7 +12,7 @@ use sha2::Sha256;
 use crate::world::membership;
 
 /// The version of the protocol that the fake speaks.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 const NONCE: [u8; 32] = [9; 32];
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use firesteel_comm::collective::barrier;
 use firesteel_comm::{Cancel, Fabric, Key, Options};
-use firesteel_error::Kind as ErrorKind;
+use firesteel_error::{Error, Kind as ErrorKind};
 
 use crate::world::{KINDS, meshes, options, run};
 
@@ -53,13 +53,18 @@ fn an_abort_tells_everyone_why() {
     for kind in KINDS {
         let errors = run(meshes(kind, 3, &options()), |mesh| {
             if mesh.rank() == 0 {
-                mesh.abort("column 'x' holds NaN");
+                mesh.abort(&Error::data("column 'x' holds NaN"));
                 return None;
             }
-            Some((mesh.rank(), barrier(&mesh, Key::new(0, 0, 0)).unwrap_err().to_string()))
+            Some((mesh.rank(), barrier(&mesh, Key::new(0, 0, 0)).unwrap_err()))
         });
         for (rank, error) in errors.into_iter().flatten() {
-            assert_eq!(error, format!("rank {rank} lost rank 0: column 'x' holds NaN"), "{kind:?}");
+            assert_eq!(
+                error.to_string(),
+                format!("rank {rank} lost rank 0: column 'x' holds NaN"),
+                "{kind:?}"
+            );
+            assert_eq!(error.kind(), ErrorKind::InvalidData);
         }
     }
 }

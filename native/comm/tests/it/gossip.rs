@@ -1,7 +1,7 @@
 //! Workers that mix, each with a bowl of its own: f(x) = ½‖x − b‖². The best of all is the mean of all b.
 
 use firesteel_comm::compress::{Indices, MinMaxU8, Plain, RandomK, Sign, TopK};
-use firesteel_comm::gossip::{Choco, D2, Dcd, Dpsgd, Gossip, Order, PushSum, QuasiGlobal, Tracking};
+use firesteel_comm::gossip::{Choco, D2, Dcd, Descent, Dpsgd, Gossip, Order, PushSum, QuasiGlobal, Tracking};
 use firesteel_comm::topology::Topology;
 use firesteel_comm::{Fabric, Key, Mesh};
 use firesteel_error::Kind as ErrorKind;
@@ -25,12 +25,37 @@ fn mean(world: usize) -> Vec<f64> {
 
 type Make = fn() -> Box<dyn Gossip>;
 
+/// Plain SGD.
+struct Sgd {
+    rate: f32,
+    gradient: Vec<f32>,
+}
+
+impl Descent for Sgd {
+    fn rate(&self) -> f32 {
+        self.rate
+    }
+
+    fn gradient(&self) -> Vec<f32> {
+        self.gradient.clone()
+    }
+
+    fn go(&mut self, weights: &mut [f32]) {
+        let gradient = self.gradient.clone();
+        self.go_along(&gradient, weights);
+    }
+
+    fn go_along(&mut self, direction: &[f32], weights: &mut [f32]) {
+        weights.iter_mut().zip(direction).for_each(|(weight, g)| *weight -= self.rate * g);
+    }
+}
+
 /// The weights of a worker after some steps, from 0.
 fn descend(mesh: &Mesh, made: &mut dyn Gossip, weights: &mut [f32], steps: std::ops::Range<u64>, rate: f32) {
     let target = target(mesh.rank());
     for step in steps {
         let gradient: Vec<f32> = weights.iter().zip(&target).map(|(x, b)| x - b).collect();
-        made.step(mesh, Key::new(step, 0, 0), rate, weights, &gradient).unwrap();
+        made.step(mesh, Key::new(step, 0, 0), weights, &mut Sgd { rate, gradient }).unwrap();
     }
 }
 
@@ -206,7 +231,8 @@ fn quasi_global_momentum_is_what_it_says() {
         let mut made = QuasiGlobal::new(Topology::Complete, 0.9, 0.9, false).unwrap();
         let mut weights = vec![0.0; 2];
         for step in 0..1_500 {
-            made.step(&mesh, Key::new(step, 0, 0), 1e-3, &mut weights, &[1.0; 2]).unwrap();
+            let mut down = Sgd { rate: 1e-3, gradient: vec![1.0; 2] };
+            made.step(&mesh, Key::new(step, 0, 0), &mut weights, &mut down).unwrap();
         }
         made.buffer().to_vec()
     });
@@ -239,7 +265,8 @@ fn what_cannot_be_is_refused() {
     assert!(text(Dcd::new(Topology::Ring, coarse, 1).unwrap_err()).contains("expected a milder compressor"));
     let done = run(meshes(Kind::Local, 3, &options()), |mesh| {
         let mut made = Dpsgd::new(Topology::ShiftOne, Order::MixThenUpdate);
-        made.step(&mesh, Key::new(0, 0, 0), 0.1, &mut [0.0], &[0.0]).unwrap_err().to_string()
+        let mut down = Sgd { rate: 0.1, gradient: vec![0.0] };
+        made.step(&mesh, Key::new(0, 0, 0), &mut [0.0], &mut down).unwrap_err().to_string()
     });
     assert!(done.iter().all(|e| e == "shift_one among 3 workers, expected an even number"));
 }

@@ -1,16 +1,21 @@
 //! The crate's integration tests.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod advise;
 mod alone;
 mod collective;
 #[allow(dead_code)]
 mod compress;
+mod directions;
 mod fake;
 mod faults;
 mod gossip;
 mod joining;
 mod moves;
 mod reduce;
-mod sharded;
+mod simulated;
+mod sparse;
+mod strategy;
+mod sums;
 mod wire;
 mod world;

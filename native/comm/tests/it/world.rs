@@ -60,10 +60,10 @@ pub fn meshes(kind: Kind, world: usize, options: &Options) -> Vec<Mesh> {
 }
 
 /// Runs `work` on every worker, each on a thread of its own; what each returned, by rank.
-pub fn run<T: Send>(meshes: Vec<Mesh>, work: impl Fn(Mesh) -> T + Sync) -> Vec<T> {
+pub fn run<F: Send, T: Send>(workers: Vec<F>, work: impl Fn(F) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let work = &work;
-        let threads: Vec<_> = meshes.into_iter().map(|mesh| scope.spawn(move || work(mesh))).collect();
+        let threads: Vec<_> = workers.into_iter().map(|worker| scope.spawn(move || work(worker))).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     })
 }

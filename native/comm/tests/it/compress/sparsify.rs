@@ -381,11 +381,11 @@ fn sketches_add_up() {
         both.add(100 + i, *v).unwrap();
     }
     a.merge(&b).unwrap();
-    let apart = square(a.table().iter().zip(both.table()).map(|(a, b)| a - b)).sqrt();
-    let size = square(both.table().iter().copied()).sqrt();
-    assert!(apart <= 1e-12 * size, "{apart} of {size}");
+    let apart = square(a.table().iter().zip(both.table()).map(|(a, b)| f64::from(a - b))).sqrt();
+    let size = square(both.table().iter().map(|cell| f64::from(*cell))).sqrt();
+    assert!(apart <= 1e-6 * size, "{apart} of {size}");
 
-    for rows in [1, 2, 5] {
+    for rows in [1, 2, 3, 4, 5, 8] {
         let mut some = sketch(rows, 500, 9);
         some.add_run(3, &u[..800]).unwrap();
         let mut run = vec![0.0; 1000];
@@ -395,7 +395,7 @@ fn sketches_add_up() {
         assert!(some.table().iter().all(|cell| *cell == 0.0) && some.estimate(5) == 0.0);
     }
     // What is summed elsewhere is put back.
-    let sum = a.table().iter().map(|cell| cell / 2.0).collect::<Vec<f64>>();
+    let sum = a.table().iter().map(|cell| cell / 2.0).collect::<Vec<f32>>();
     let before = a.estimate(500);
     a.table_mut().copy_from_slice(&sum);
     assert_eq!(a.estimate(500), before / 2.0);
