@@ -41,6 +41,7 @@ pub const EXPORTS: &[NativeMethod] = &[
     native!(batch_reserve(batch: jlong, column: jint, bytes: jlong) -> jlong),
     native!(check_network(network: JString)),
     native!(check_config(config: JString)),
+    native!(check_workers(config: JString, workers: jint)),
     native!(checkpoint_key(config: JString) -> JString),
     native!(listener_open(host: JString) -> jlong),
     native!(listener_port(listener: jlong) -> jint),
@@ -110,6 +111,12 @@ fn check_network<'l>(env: &mut Env<'l>, _: JClass<'l>, network: JString<'l>) -> 
 fn check_config<'l>(env: &mut Env<'l>, _: JClass<'l>, config: JString<'l>) -> Outcome<()> {
     TrainConfig::from_json(&text(env, &config)?)?.check()?;
     Ok(())
+}
+
+/// Refuses a number of workers that a training cannot have.
+fn check_workers<'l>(env: &mut Env<'l>, _: JClass<'l>, config: JString<'l>, workers: jint) -> Outcome<()> {
+    let config = TrainConfig::from_json(&text(env, &config)?)?;
+    Ok(config.params.check_workers(usize::try_from(workers).unwrap_or(0))?)
 }
 
 /// A name for the checkpoints of this training: another training has another.

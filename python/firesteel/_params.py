@@ -200,6 +200,13 @@ class _NeuralParams(Params):
         typeConverter=TypeConverters.toString,
     )
 
+    strategy: Param[str] = Param(
+        Params._dummy(),
+        "strategy",
+        "how workers train together: what they send, when and to whom; a lone worker has nobody to send to",
+        typeConverter=TypeConverters.toString,
+    )
+
     bucketBytes: Param[int] = Param(
         Params._dummy(),
         "bucketBytes",
@@ -251,6 +258,7 @@ class _NeuralParams(Params):
             device="auto",
             precision="f32",
             gradientCopy="f32",
+            strategy="sharded",
             bucketBytes=1048576,
             timeoutSeconds=300.0,
             checkpointInterval=1,
@@ -363,6 +371,10 @@ class _NeuralParams(Params):
     def getGradientCopy(self) -> str:
         """Gets the value of gradientCopy."""
         return self.getOrDefault(self.gradientCopy)
+
+    def getStrategy(self) -> str:
+        """Gets the value of strategy."""
+        return self.getOrDefault(self.strategy)
 
     def getBucketBytes(self) -> int:
         """Gets the value of bucketBytes."""
@@ -487,6 +499,10 @@ class _NeuralParamSetters(_NeuralParams):
     def setGradientCopy(self, value: str) -> Any:
         """Sets gradientCopy: one of f32, bf16, f16."""
         return self._set(gradientCopy=value)
+
+    def setStrategy(self, value: str) -> Any:
+        """Sets strategy: a strategy as `firesteel strategies` lists them."""
+        return self._set(strategy=value)
 
     def setBucketBytes(self, value: int) -> Any:
         """Sets bucketBytes: a whole number from 64 on."""

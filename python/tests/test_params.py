@@ -43,6 +43,15 @@ def test_the_device_is_asked_for_in_words(flights):
         stage.setDevice("gpu").fit(flights)
 
 
+def test_a_strategy_is_named_with_its_arguments(flights):
+    stage = NeuralClassifier(featuresCols=["distance"], labelCol="late", epochs=1, showProgress=False)
+    assert stage.getStrategy() == "sharded"
+    model = stage.setStrategy("local(every=4)").setNumWorkers(2).fit(flights)
+    assert len(model.history) == 1
+    with pytest.raises(IllegalArgumentException, match="strategy: every of local is 0, expected a whole"):
+        stage.setStrategy("local(every=0)").fit(flights)
+
+
 def test_every_layer_is_one_that_the_engine_knows(flights):
     pixels = F.transform(F.sequence(F.lit(1), F.lit(64)), lambda i: (i * F.col("distance") % 7).cast("float"))
     rows = flights.limit(64).select(pixels.alias("pixels"), "late")

@@ -104,7 +104,11 @@ impl TrainExec {
             return Ok(Vec::new());
         }
         let (workers, params) = (self.workers(), self.spec.recipe.params.clone());
-        let choose = move || choose_all(&Params::from_map(&params)?, workers);
+        let choose = move || {
+            let params = Params::from_map(&params)?;
+            params.check_workers(workers)?;
+            choose_all(&params, workers)
+        };
         let gpus = tokio::task::spawn_blocking(choose).await;
         gpus.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))?.map_err(outside)
     }

@@ -17,6 +17,7 @@ const FACES: &[Face] = &[
     ("python/firesteel/_params.py", python),
     ("docs/reference/parameters.md", reference),
     ("docs/reference/sql.md", firesteel_sql::options::reference),
+    ("docs/strategies.md", crate::strategies::page),
 ];
 
 /// Writes all faces below `root`.
@@ -89,7 +90,9 @@ fn scala_types(domain: Domain) -> (&'static str, &'static str) {
         Domain::Int { .. } => ("IntParam", "Int"),
         Domain::Seed { .. } => ("LongParam", "Long"),
         Domain::Real { .. } => ("DoubleParam", "Double"),
-        Domain::Choice { .. } | Domain::Device { .. } => ("Param[String]", "String"),
+        Domain::Choice { .. } | Domain::Device { .. } | Domain::Strategy { .. } => {
+            ("Param[String]", "String")
+        }
         Domain::Flag { .. } => ("BooleanParam", "Boolean"),
     }
 }
@@ -110,7 +113,8 @@ fn scala_param(out: &mut String, param: &Param) {
             Some(format!("ParamValidators.inArray(Array({}))", quoted(choices.iter().copied())))
         }
         Domain::Device { .. } => Some("_.matches(\"auto|cpu|cuda(:[0-9]+)?\")".into()),
-        Domain::Seed { .. } | Domain::Flag { .. } => None,
+        // Its grammar is the library's, which checks it before a job starts.
+        Domain::Strategy { .. } | Domain::Seed { .. } | Domain::Flag { .. } => None,
     };
     let expected = param.domain.text();
     let allowed = allowed.map(|check| format!("Allowed[{value}](\"{name}\", \"{expected}\", {check})"));
@@ -132,7 +136,9 @@ fn scala_defaults(out: &mut String) {
             Domain::Int { default, .. } => default.to_string(),
             Domain::Seed { default } => format!("{default}L"),
             Domain::Real { default, .. } => format!("{default:?}"),
-            Domain::Choice { default, .. } | Domain::Device { default } => format!("\"{default}\""),
+            Domain::Choice { default, .. } | Domain::Device { default } | Domain::Strategy { default } => {
+                format!("\"{default}\"")
+            }
             Domain::Flag { default } => default.to_string(),
         };
         format!("    {} -> {value}", name(param))
@@ -210,7 +216,9 @@ fn python_defaults(out: &mut String) {
         let value = match param.domain {
             Domain::Int { default, .. } | Domain::Seed { default } => default.to_string(),
             Domain::Real { default, .. } => format!("{default:?}"),
-            Domain::Choice { default, .. } | Domain::Device { default } => format!("\"{default}\""),
+            Domain::Choice { default, .. } | Domain::Device { default } | Domain::Strategy { default } => {
+                format!("\"{default}\"")
+            }
             Domain::Flag { default } => if default { "True" } else { "False" }.into(),
         };
         _ = writeln!(out, "            {}={value},", name(param));
@@ -222,7 +230,7 @@ fn python_types(domain: Domain) -> (&'static str, &'static str) {
     match domain {
         Domain::Int { .. } | Domain::Seed { .. } => ("int", "toInt"),
         Domain::Real { .. } => ("float", "toFloat"),
-        Domain::Choice { .. } | Domain::Device { .. } => ("str", "toString"),
+        Domain::Choice { .. } | Domain::Device { .. } | Domain::Strategy { .. } => ("str", "toString"),
         Domain::Flag { .. } => ("bool", "toBoolean"),
     }
 }

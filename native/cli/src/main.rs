@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod advise;
 mod evaluate;
 mod export;
 mod generate;
 mod predict;
 mod rows;
 mod sql;
+mod strategies;
 mod train;
 
 use std::path::PathBuf;
@@ -38,6 +40,10 @@ enum Command {
     Export(export::Options),
     /// Ask and train in SQL: a prompt, statements (-c) or a file (-f).
     Sql(sql::Options),
+    /// List how workers may train together: strategies, compressors and topologies.
+    Strategies(strategies::Options),
+    /// Predict how long a step takes with each strategy over a network that you describe.
+    Advise(advise::Options),
     /// Write the Scala, Python and Markdown faces of the hyper-parameters.
     #[command(hide = true)]
     Generate {
@@ -71,6 +77,8 @@ fn run(command: Command) -> Result<()> {
         Command::Models(options) => evaluate::list(&options),
         Command::Export(options) => export::run(&options),
         Command::Sql(options) => sql::run(&options),
+        Command::Strategies(options) => strategies::run(&options),
+        Command::Advise(options) => advise::run(&options),
         Command::Generate { check: true, root } => generate::check(&root),
         Command::Generate { check: false, root } => generate::write(&root),
     }

@@ -52,6 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
     let checkpoint = options.checkpoint.as_deref();
     let read_checkpoint = |path| std::fs::read(path).map(Bytes::from).map_err(|e| unreadable(path, e));
     let resume = checkpoint.filter(|path| path.exists()).map(read_checkpoint).transpose()?;
+    config.params.check_workers(options.workers.into())?;
     let gpus = choose_all(&config.params, options.workers.into())?;
     let shards = read(&options.data, &config, options.workers.into())?;
     let fabric =

@@ -1,7 +1,8 @@
 //! Everything needed to go on with a training, at any number of workers, as one safetensors file.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use firesteel_comm::strategy::Sharded;
+use firesteel_comm::reduce::State;
+use firesteel_comm::strategy::{Owned, Strategy};
 use firesteel_engine::Moments;
 use firesteel_error::{Error, Result};
 use firesteel_model::Graph;
@@ -18,6 +19,8 @@ const FORMAT: u32 = 2;
 
 const WEIGHTS: &str = "weights/";
 const BEST: &str = "best/";
+/// A rank and a name follow.
+const STRATEGY: &str = "strategy/";
 
 /// Where a training is, but for its vectors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,7 +46,13 @@ struct About {
     identity: Identity,
     agreed: Agreed,
     progress: Progress,
+    /// How many workers' states of a strategy there are.
+    #[serde(default)]
+    world: usize,
 }
+
+/// The most workers whose states are looked for.
+const MOST_WORKERS: usize = 1 << 20;
 
 /// What of [`About`] every version has.
 #[derive(Deserialize)]
@@ -65,6 +74,8 @@ pub(crate) struct Vectors {
     pub(crate) slots: Vec<Vec<f32>>,
     /// Weights and buffers of the best epoch.
     pub(crate) best: Option<(Vec<f32>, Vec<f32>)>,
+    /// What the strategy goes on with, by rank.
+    pub(crate) strategy: Vec<State>,
 }
 
 fn slot(number: usize) -> String {
@@ -89,11 +100,17 @@ pub(crate) fn write(
         writer.add_weights(BEST, graph, weights);
         writer.add_buffers(BEST, graph, buffers);
     }
+    for (rank, state) in vectors.strategy.iter().enumerate() {
+        for (name, values) in state {
+            writer.add_vector(format!("{STRATEGY}{rank}/{name}"), values);
+        }
+    }
     let about = About {
         format: FORMAT,
         identity: Identity::of(config)?,
         agreed: agreed.clone(),
         progress: progress.clone(),
+        world: vectors.strategy.len(),
     };
     let about = serde_json::to_string(&about)
         .map_err(|e| Error::internal(format!("a checkpoint cannot be written: {e}")))?;
@@ -150,18 +167,51 @@ impl Checkpoint {
             buffers: buffers(WEIGHTS)?,
             slots: (0..slots).map(|number| weights(&slot(number))).collect::<Result<_>>()?,
             best: self.about.progress.best.map(|_| best()).transpose()?,
+            strategy: self.strategies(&reader)?,
         })
     }
 }
 
+impl Checkpoint {
+    /// What the strategy of each worker went on with.
+    fn strategies(&self, reader: &Reader<'_>) -> Result<Vec<State>> {
+        let mut states = vec![State::new(); self.about.world.min(MOST_WORKERS)];
+        for (name, values) in reader.vectors(STRATEGY)? {
+            let misfit = || Error::corrupt(format!("the checkpoint has {STRATEGY}{name}, of no worker"));
+            let (rank, name) = name.split_once('/').ok_or_else(misfit)?;
+            let state =
+                rank.parse::<usize>().ok().and_then(|rank| states.get_mut(rank)).ok_or_else(misfit)?;
+            state.insert(name.to_owned(), values);
+        }
+        Ok(states)
+    }
+}
+
+/// A strategy's state as a message.
+pub(crate) fn strategy_state(state: &State) -> Result<Bytes> {
+    let mut writer = Writer::default();
+    state.iter().for_each(|(name, values)| writer.add_vector(name.clone(), values));
+    writer.finish(String::new()).map(Bytes::from)
+}
+
+/// Reads what [`strategy_state`] of each rank wrote.
+pub(crate) fn read_strategy_states(parts: &[Bytes]) -> Result<Vec<State>> {
+    let read = |(rank, part): (usize, &Bytes)| {
+        let read = Reader::new(part, "message").and_then(|reader| reader.vectors(""));
+        let state = read.map_err(|e| e.context(format!("reading the strategy's state of rank {rank}")))?;
+        Ok(state.into_iter().collect())
+    };
+    parts.iter().enumerate().map(read).collect()
+}
+
 /// This worker's part of the optimizer's state: for each range of the flat vector its start and length, then its
 /// values. Nothing where the optimizer has no state.
-pub(crate) fn owned_state(sharded: &Sharded, moments: &Moments) -> Bytes {
+pub(crate) fn owned_state(strategy: &dyn Strategy, moments: &Moments) -> Bytes {
     let mut out = BytesMut::new();
     if moments.slots().is_empty() {
         return out.freeze();
     }
-    for (at, range) in sharded.owned() {
+    for Owned { at, range, .. } in strategy.owned().into_iter().filter(|owned| owned.first) {
         out.put_u64_le(range.start as u64);
         out.put_u64_le(range.len() as u64);
         for slot in moments.slots() {
@@ -195,8 +245,8 @@ pub(crate) fn join_state(parts: Vec<Bytes>, slots: usize, len: usize) -> Result<
 }
 
 /// Takes this worker's part of the optimizer's state from flat vectors.
-pub(crate) fn take_state(sharded: &Sharded, moments: &mut Moments, flat: &[Vec<f32>]) {
-    for (at, range) in sharded.owned() {
+pub(crate) fn take_state(strategy: &dyn Strategy, moments: &mut Moments, flat: &[Vec<f32>]) {
+    for Owned { at, range, .. } in strategy.owned() {
         for (slot, flat) in moments.slots_mut().iter_mut().zip(flat) {
             slot[at..at + range.len()].copy_from_slice(&flat[range.clone()]);
         }

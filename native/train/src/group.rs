@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 /// One worker's view of all of them. Every worker calls the same methods in the same order.
 pub(crate) struct Group {
     fabric: Arc<dyn Fabric>,
-    /// No round has the number of another: numbers are the steps of the fabric's keys.
+    /// No round has the number of another: numbers are the steps of the fabric's keys, in a bucket that no gradient has.
     round: u64,
 }
 
@@ -37,14 +37,9 @@ impl Group {
         self.fabric.world()
     }
 
-    /// The number of the next round.
-    pub(crate) fn next_round(&mut self) -> u64 {
-        self.round += 1;
-        self.round
-    }
-
     fn key(&mut self) -> Key {
-        Key::new(self.next_round(), TALK, 0)
+        self.round += 1;
+        Key::new(self.round, TALK, 0)
     }
 
     /// Everyone's value by rank, or, on all workers alike, the error of the lowest rank that has one.

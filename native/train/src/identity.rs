@@ -16,11 +16,11 @@ use crate::params::{Schedule, camel_case};
 
 /// The hyper-parameters that a training may change when it goes on: when it stops, what it waits for, what computes and
 /// how it uses threads and messages, how often it makes checkpoints.
-const FREE: [&str; 7] =
-    ["patience", "mode", "threads", "device", "bucket_bytes", "timeout_seconds", "checkpoint_interval"];
+const FREE: [&str; 6] = ["patience", "mode", "threads", "device", "timeout_seconds", "checkpoint_interval"];
 
-/// Those that once were f32 everywhere.
-const LATER: [&str; 2] = ["precision", "gradient_copy"];
+/// Those that checkpoints once had not, and what they were.
+const LATER: [(&str, &str); 3] =
+    [("precision", "f32"), ("gradient_copy", "f32"), ("strategy", crate::strategy::DEFAULT)];
 
 /// How much of a value a message shows: a spec may be long.
 const SHOWN: usize = 400;
@@ -45,12 +45,13 @@ impl Identity {
         let scheduled = config.params.schedule != Schedule::Constant;
         let counts = |name: &str| match name {
             "epochs" => scheduled,
+            // A bucket is what is compressed as one.
+            "bucket_bytes" => !config.params.strategy.is_default(),
             name => !FREE.contains(&name),
         };
         for param in crate::params::TABLE.iter().filter(|param| counts(param.name)) {
             let value = of_params.get(param.name).cloned().unwrap_or(Value::Null);
-            // Checkpoints from before there were others have none.
-            if !(LATER.contains(&param.name) && value == "f32") {
+            if !LATER.iter().any(|(name, before)| *name == param.name && value == *before) {
                 all.push((camel_case(param.name), value));
             }
         }
@@ -167,7 +168,9 @@ mod tests {
             other.params.patience = patience as usize;
             assert_eq!(checkpoint_key(&other).unwrap(), plain, "{other:?}");
         }
-        for param in crate::params::TABLE.iter().filter(|p| !FREE.contains(&p.name) && p.name != "epochs") {
+        let depends = ["epochs", "bucket_bytes"];
+        let counts = |name| !FREE.contains(&name) && !depends.contains(&name);
+        for param in crate::params::TABLE.iter().filter(|param| counts(param.name)) {
             let value = match param.domain {
                 crate::params::Domain::Int { default, .. } => Value::from(default + 1),
                 crate::params::Domain::Seed { default } => Value::from(default + 1),
@@ -175,6 +178,7 @@ mod tests {
                 crate::params::Domain::Choice { choices, .. } => Value::from(choices[1]),
                 crate::params::Domain::Flag { default } => Value::from(!default),
                 crate::params::Domain::Device { .. } => Value::from("cuda"),
+                crate::params::Domain::Strategy { .. } => Value::from("local"),
             };
             let given = match param.name {
                 "nesterov" => serde_json::json!({"nesterov": true, "optimizer": "sgd", "momentum": 0.5}),
@@ -206,6 +210,17 @@ mod tests {
         assert_eq!(of("constant", 5), of("constant", 10));
         assert_ne!(of("cosine", 5), of("cosine", 10));
         assert_ne!(of("linear", 5), of("linear", 10));
+    }
+
+    #[test]
+    fn buckets_count_where_they_are_compressed() {
+        let of = |strategy: &str, bytes: usize| {
+            key(MLP, &format!(r#"{{"strategy": "{strategy}", "bucketBytes": {bytes}}}"#))
+        };
+        assert_eq!(of("sharded", 64), of("sharded", 128));
+        assert_ne!(of("two_phase", 64), of("two_phase", 128));
+        // What is the same may be written in several ways.
+        assert_eq!(of("two_phase", 64), of("two_phase(plain, feedback = false)", 64));
     }
 
     #[test]

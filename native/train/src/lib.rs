@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`config`] | [`TrainConfig`]: what a training is told |
 //! | [`params`] | the table of hyper-parameters |
+//! | [`strategy`] | how workers train together: [`Strategy`], as it is asked for |
 //! | [`device`] | what computes: [`Device`], as it is asked for, to a GPU |
 //! | [`data`] | record batches to tensors |
 //! | [`trainer`] | [`Trainer`], [`Session`]: the loop |
@@ -47,6 +48,7 @@ mod peers;
 pub mod predict;
 pub mod rounds;
 mod schedule;
+pub mod strategy;
 mod tensors;
 pub mod trainer;
 mod validate;
@@ -61,4 +63,5 @@ pub use model::{Model, ModelInfo};
 pub use params::Params;
 pub use predict::{Embeddings, Predictions, Predictor, ReconstructionLoss};
 pub use rounds::{Apart, Round, Worker};
+pub use strategy::Strategy;
 pub use trainer::{Session, Trainer};

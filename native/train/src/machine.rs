@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use firesteel_comm::strategy::{Sharded, TableLayout};
+use firesteel_comm::strategy::Strategy;
 use firesteel_engine::{Gpu, Moments, Peers, PlanConfig, Replica};
 use firesteel_error::{Error, Result};
 use firesteel_model::Graph;
@@ -13,6 +13,7 @@ use crate::data::{Agreed, Prepared};
 use crate::group::Group;
 use crate::model::Model;
 use crate::params::LossName;
+use crate::strategy::layout;
 
 /// The network for this data.
 fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
@@ -42,8 +43,9 @@ fn graph(config: &TrainConfig, agreed: &Agreed) -> Result<Arc<Graph>> {
 pub(crate) struct Machine {
     pub(crate) graph: Arc<Graph>,
     pub(crate) replica: Replica,
-    pub(crate) sharded: Sharded,
+    pub(crate) strategy: Box<dyn Strategy>,
     pub(crate) moments: Moments,
+    world: usize,
     /// Whether the replica updates its weights itself.
     pub(crate) by_itself: bool,
     pub(crate) progress: Progress,
@@ -69,9 +71,8 @@ impl Machine {
             precision: config.params.precision,
             seed: config.params.seed as u64,
         };
-        let tables: Vec<TableLayout> = graph.tables().iter().map(layout).collect();
-        let bucket = config.params.bucket_bytes / 4;
-        let sharded = Sharded::new(group.fabric(), graph.dense_len(), &tables, bucket)?;
+        let spec = config.params.strategy.spec();
+        let strategy = spec.build(group.fabric(), &layout(&graph, config.params.bucket_bytes), plan.seed)?;
         let replica = match gpu {
             None => Replica::new(graph.clone(), plan)?,
             Some(gpu) => Replica::on(gpu, graph.clone(), plan)?,
@@ -83,7 +84,8 @@ impl Machine {
             progress: Progress { epoch: 0, step: 0, history: Vec::new(), best: None },
             best: None,
             graph,
-            sharded,
+            strategy,
+            world: group.world(),
         })
     }
 
@@ -96,11 +98,11 @@ impl Machine {
         resume: Option<&Checkpoint>,
         start: Option<&Model>,
     ) -> Result<()> {
-        let nobody_else = self.sharded.world() == 1 || peers.is_some();
+        let nobody_else = self.world == 1 || peers.is_some();
         self.by_itself = nobody_else && self.replica.train_with(config.optimizer(), peers)?;
         // What a GPU updates has its state there.
         if !self.by_itself {
-            self.moments = Moments::new(config.optimizer(), self.sharded.owned_len())?;
+            self.moments = Moments::new(config.optimizer(), self.strategy.owned_len())?;
             self.replica.copy_gradients_as(config.params.gradient_copy)?;
         }
         match (resume, start) {
@@ -129,15 +131,12 @@ impl Machine {
         self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
         match self.by_itself {
             true => self.replica.set_optimizer_state(&vectors.slots)?,
-            false => checkpoint::take_state(&self.sharded, &mut self.moments, &vectors.slots),
+            false => checkpoint::take_state(self.strategy.as_ref(), &mut self.moments, &vectors.slots),
         }
+        self.strategy.resume(&vectors.strategy)?;
         self.progress = checkpoint.progress().clone();
         self.progress.best = self.progress.best.filter(|_| patience);
         self.best = vectors.best.filter(|_| patience);
         Ok(())
     }
-}
-
-fn layout(table: &firesteel_model::Table) -> TableLayout {
-    TableLayout { range: table.range.clone(), rows: table.rows, dims: table.dims }
 }

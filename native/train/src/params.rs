@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::device::{self, Device};
 use crate::nearest::distance;
+use crate::strategy::{self, Strategy};
 
 /// One row of [`TABLE`].
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,11 @@ pub enum Domain {
     },
     /// A word, or `cuda:N`.
     Device {
+        /// When not given.
+        default: &'static str,
+    },
+    /// A name with arguments, as [`Strategy`] reads it.
+    Strategy {
         /// When not given.
         default: &'static str,
     },
@@ -200,6 +206,9 @@ macro_rules! domain {
     (device $default:literal) => {
         Domain::Device { default: $default }
     };
+    (strategy $default:expr) => {
+        Domain::Strategy { default: $default }
+    };
 }
 
 macro_rules! rust_type {
@@ -220,6 +229,9 @@ macro_rules! rust_type {
     };
     (device $($rest:tt)*) => {
         Device
+    };
+    (strategy $($rest:tt)*) => {
+        Strategy
     };
 }
 
@@ -292,6 +304,8 @@ params! {
     precision: [choice Precision "f32"], "the numbers that a step computes with; all but f32 need a GPU";
     gradient_copy: [choice GradientCopy "f32"],
         "the numbers in which gradients leave a GPU for other workers; bf16 and f16 are half the bytes";
+    strategy: [strategy strategy::DEFAULT],
+        "how workers train together: what they send, when and to whom; a lone worker has nobody to send to";
     bucket_bytes: [int 1_048_576 from 64], "bytes of gradient that travel together";
     timeout_seconds: [real 300.0 Positive to 1e9], "a worker that says nothing for so long is lost";
     checkpoint_interval: [int 1 from 0], "epochs between checkpoints, where they are kept; 0 makes none";
@@ -331,6 +345,14 @@ impl Params {
         }
     }
 
+    /// Refuses a number of workers that the strategy cannot have.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the strategy, the number and what it needs.
+    pub fn check_workers(&self, workers: usize) -> Result<()> {
+        self.strategy.spec().check(workers)
+    }
+
     /// What no single option can tell.
     fn check_together(&self) -> Result<()> {
         if self.nesterov && (self.optimizer != OptimizerName::Sgd || self.momentum == 0.0) {
@@ -342,6 +364,12 @@ impl Params {
             return Err(Error::argument(format!(
                 "precision is {}, which needs a GPU, and device is cpu; expected f32",
                 self.precision
+            )));
+        }
+        let spec = self.strategy.spec();
+        if spec.entry().plain_sgd && (self.optimizer != OptimizerName::Sgd || self.momentum != 0.0) {
+            return Err(Error::argument(format!(
+                "strategy is {spec}, which has its own momentum and needs optimizer sgd with momentum 0"
             )));
         }
         Ok(())
@@ -369,7 +397,9 @@ impl Domain {
         match *self {
             Domain::Int { default, .. } | Domain::Seed { default } => default.into(),
             Domain::Real { default, .. } => default.into(),
-            Domain::Choice { default, .. } | Domain::Device { default } => default.into(),
+            Domain::Choice { default, .. } | Domain::Device { default } | Domain::Strategy { default } => {
+                default.into()
+            }
             Domain::Flag { default } => default.into(),
         }
     }
@@ -386,6 +416,7 @@ impl Domain {
             Domain::Choice { choices, .. } => format!("one of {}", choices.join(", ")),
             Domain::Flag { .. } => "true or false".into(),
             Domain::Device { .. } => device::EXPECTED.into(),
+            Domain::Strategy { .. } => strategy::EXPECTED.into(),
         }
     }
 
@@ -399,6 +430,11 @@ impl Domain {
             Domain::Choice { choices, .. } => value.as_str().is_some_and(|v| choices.contains(&v)),
             Domain::Flag { .. } => value.is_boolean(),
             Domain::Device { .. } => value.as_str().is_some_and(|v| v.parse::<Device>().is_ok()),
+            Domain::Strategy { .. } => match value.as_str().map(str::parse::<Strategy>) {
+                None => false,
+                Some(Ok(_)) => true,
+                Some(Err(e)) => return Err(Error::argument(format!("{name}: {e}"))),
+            },
         };
         if fits {
             return Ok(());
@@ -522,6 +558,18 @@ mod tests {
             text(r#"{"device": "cpu", "precision": "bf16"}"#),
             "precision is bf16, which needs a GPU, and device is cpu; expected f32"
         );
+        assert_eq!(
+            text(r#"{"strategy": "local(every=0)"}"#),
+            "strategy: every of local is 0, expected a whole number from 1 to 1000000"
+        );
+        assert_eq!(
+            text(r#"{"strategy": 3}"#),
+            "strategy is 3, expected a strategy as `firesteel strategies` lists them"
+        );
+        let e = text(r#"{"strategy": "two_phase(natural, feedback=true)"}"#);
+        assert!(e.contains("error feedback around Natural") && e.contains("shrink"), "{e}");
+        let e = text(r#"{"strategy": "quasi_global"}"#);
+        assert!(e.starts_with("strategy is quasi_global(") && e.ends_with("sgd with momentum 0"), "{e}");
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl Trainer {
             }
             fit.replica.weights_mut().copy_from_slice(&vectors.weights);
             fit.replica.buffers_mut().copy_from_slice(&vectors.buffers);
-            checkpoint::take_state(&fit.sharded, &mut fit.moments, &vectors.slots);
+            checkpoint::take_state(fit.strategy.as_ref(), &mut fit.moments, &vectors.slots);
             fit.progress.step = step.round() as u64;
             fit.check_weights(epoch)?;
             Ok(loss)
@@ -177,6 +177,13 @@ impl Trainer {
             return Err(Error::argument(format!(
                 "validationFraction is {}, expected 0 and a validation column: workers that never meet cannot draw rows",
                 params.validation_fraction
+            )));
+        }
+        if !params.strategy.is_default() {
+            return Err(Error::argument(format!(
+                "strategy is {}, expected {}: workers that never meet take the mean of their weights, each epoch",
+                params.strategy,
+                crate::strategy::DEFAULT
             )));
         }
         Ok(())
@@ -202,7 +209,7 @@ impl Mean {
     fn new(fit: &Fit<'_>) -> Mean {
         let (weights, buffers) = (vec![0.0; fit.graph.len()], vec![0.0; fit.graph.buffers_len()]);
         let slots = vec![weights.clone(); fit.moments.slots().len()];
-        let vectors = Vectors { weights, buffers, slots, best: None };
+        let vectors = Vectors { weights, buffers, slots, best: None, strategy: Vec::new() };
         Mean { graph: fit.graph.clone(), weight: 0.0, loss: 0.0, step: 0.0, vectors }
     }
 

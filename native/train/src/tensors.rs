@@ -50,6 +50,11 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Adds a vector of any length.
+    pub(crate) fn add_vector(&mut self, name: String, values: &'a [f32]) {
+        self.add(name, &[values.len()], values);
+    }
+
     /// The file, with a line about it.
     pub(crate) fn finish(self, about: String) -> Result<Vec<u8>> {
         let bytes: Vec<Cow<[u8]>> = self.tensors.iter().map(|(_, _, values)| to_bytes(values)).collect();
@@ -128,6 +133,27 @@ impl<'a> Reader<'a> {
     pub(crate) fn copy_buffers(&self, prefix: &str, graph: &Graph, flat: &mut [f32]) -> Result<()> {
         let copy = |b: &Buffer| self.copy(prefix, &b.name, &b.shape, &mut flat[b.range.clone()]);
         graph.buffers().iter().try_for_each(copy)
+    }
+
+    /// All tensors whose names begin so, by the rest of their names.
+    ///
+    /// # Errors
+    /// `Corrupt` naming one that is not of f32.
+    pub(crate) fn vectors(&self, prefix: &str) -> Result<Vec<(String, Vec<f32>)>> {
+        let mut all = Vec::new();
+        for (name, tensor) in self.tensors.tensors() {
+            let Some(name) = name.strip_prefix(prefix) else { continue };
+            if tensor.dtype() != Dtype::F32 {
+                let (what, found) = (self.what, tensor.dtype());
+                return Err(Error::corrupt(format!(
+                    "{prefix}{name} of the {what} is {found:?}, expected F32"
+                )));
+            }
+            let mut values = vec![0.0; tensor.data().len() / 4];
+            from_bytes(tensor.data(), &mut values);
+            all.push((name.to_owned(), values));
+        }
+        Ok(all)
     }
 
     /// The first name, in the order of the alphabet, that no parameter or buffer of the graph has.

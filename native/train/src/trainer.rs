@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use firesteel_comm::strategy::{self, Sharded, Update};
+use firesteel_comm::strategy::{self, Computed, MEETING, Strategy, Update};
 use firesteel_comm::{Cancel, Fabric};
-use firesteel_engine::{Gpu, Moments, Replica, Sink, Totals};
+use firesteel_engine::{Gpu, Moments, Parts, Replica, Sink, Totals};
 use firesteel_error::{Error, Kind, Result};
 use firesteel_model::Graph;
 use tracing::{info, info_span};
@@ -75,6 +75,7 @@ impl Trainer {
         let started = Instant::now();
         let mut group = Group::new(session.fabric.clone());
         let _span = info_span!("fit", rank = group.rank(), world = group.world()).entered();
+        self.config.params.check_workers(group.world())?;
         let resume = self.resume(&mut group, session.resume)?;
         let start = session.start.filter(|_| resume.is_none());
         if let Some(model) = &start {
@@ -86,7 +87,9 @@ impl Trainer {
         // Memory and threads may lack on one worker alone: then all end, and all know why.
         let machine = Machine::new(&self.config, &group, &prepared, threads, gpu);
         let mut machine = group.once_all_have(machine)?;
-        let peers = peers::join(&mut group, gpu, &machine.graph)?;
+        // GPUs add up exactly, for all weights of everyone.
+        let together = gpu.filter(|_| self.config.params.strategy.is_default());
+        let peers = peers::join(&mut group, together, &machine.graph)?;
         let begun = machine.begin(&self.config, peers, resume.as_ref(), start.as_deref());
         group.once_all_have(begun)?;
         let mut fit = Fit::new(&self.config, group, prepared, machine);
@@ -96,12 +99,15 @@ impl Trainer {
         if let Err(e) = &outcome {
             // Whoever waits for gradients that GPUs add up hears nothing over the fabric.
             let known = match e.kind() {
-                Kind::Diverged | Kind::PeerLost => true,
-                Kind::Timeout => !fit.by_itself,
+                // Sums that all have make all diverge alike.
+                Kind::Diverged => fit.by_itself || self.config.params.strategy.is_default(),
+                Kind::PeerLost => true,
+                // Who waits for neighbours alone is late alone.
+                Kind::Timeout => !fit.by_itself && fit.strategy.agrees(),
                 _ => false,
             };
             if !known {
-                session.fabric.abort(&e.to_string());
+                session.fabric.abort(e);
             }
         }
         let early = outcome?;
@@ -159,7 +165,7 @@ pub(crate) struct Fit<'a> {
     validation_rows: u64,
     pub(crate) graph: Arc<Graph>,
     pub(crate) replica: Replica,
-    pub(crate) sharded: Sharded,
+    pub(crate) strategy: Box<dyn Strategy>,
     pub(crate) moments: Moments,
     /// Whether the replica updates its weights itself.
     by_itself: bool,
@@ -184,7 +190,7 @@ impl<'a> Fit<'a> {
         machine: Machine,
     ) -> Fit<'a> {
         let Prepared { agreed, training, validation, first, rows, validation_rows } = prepared;
-        let Machine { graph, replica, sharded, moments, by_itself, progress, best } = machine;
+        let Machine { graph, replica, strategy, moments, by_itself, progress, best, .. } = machine;
         Fit {
             config,
             group,
@@ -199,7 +205,7 @@ impl<'a> Fit<'a> {
             validation_rows,
             graph,
             replica,
-            sharded,
+            strategy,
             moments,
             by_itself,
             resumed_at: progress.epoch,
@@ -291,12 +297,15 @@ impl<'a> Fit<'a> {
             let end = next + rest.partition_point(|(position, _)| *position < first + batch);
             self.gather.fill(&self.training, &self.picks[next..end], first);
             next = end;
-            if let Some(done) = self.step((epoch as u64 - 1) * steps + nth, steps)? {
+            if let Some(done) = self.step(epoch as u64 - 1, nth, steps)? {
                 add(&mut sum, epoch, done)?;
             }
         }
         for done in self.replica.settle()? {
             add(&mut sum, epoch, done)?;
+        }
+        if !self.by_itself {
+            self.meet(epoch as u64 - 1, steps, &mut sum)?;
         }
         self.check_weights(epoch)?;
         Ok(sum.loss / sum.weight)
@@ -309,27 +318,60 @@ impl<'a> Fit<'a> {
         }
     }
 
-    /// One update with the gathered rows, the `nth` of the training; the number and totals of all workers of a step that has
+    /// One update with the gathered rows, the `nth` of an epoch; the number and totals of all workers of a step that has
     /// ended: this one, or, where steps are queued, one before it.
-    fn step(&mut self, nth: u64, an_epoch: u64) -> Result<Option<(u64, Totals)>> {
+    fn step(&mut self, epoch: u64, nth: u64, an_epoch: u64) -> Result<Option<(u64, Totals)>> {
         let inputs = self.gather.inputs();
         let batch = self.gather.batch(&inputs);
-        // Workers that never meet make as many steps as they have rows for, and count those of their mean.
-        let steps = an_epoch.saturating_mul(self.config.params.epochs as u64);
-        let rate = learning_rate(&self.config.params, nth, steps);
+        let rate = self.rate(epoch, nth, an_epoch);
         let step = self.progress.step;
         self.progress.step += 1;
         if self.by_itself {
             return self.replica.train(step, &batch, rate, self.progress.step);
         }
-        let round = self.group.next_round();
-        let mut sink = Overlap { sharded: &mut self.sharded, round };
+        let number = message_number(epoch, nth, an_epoch);
+        let mut sink = Overlap { strategy: self.strategy.as_mut(), number };
         self.replica.step(step, &batch, &mut sink)?;
         let mut update = Apply { moments: &mut self.moments, learning_rate: rate, t: self.progress.step };
         let parts = self.replica.parts();
-        let totals = self.sharded.finish(parts.weights, parts.gradient, parts.touched, &mut update)?;
-        self.replica.changed_only(self.sharded.changed_rows())?;
+        let Parts { weights, gradient, touched } = parts;
+        let finished = self.strategy.finish(Computed { weights, gradient, touched }, &mut update);
+        let totals = finished.map_err(|e| match e.kind() {
+            Kind::Diverged => {
+                e.context(format!("training diverged in epoch {}, step {}", epoch + 1, step + 1))
+            }
+            _ => e,
+        })?;
+        self.replica.changed_only(self.strategy.changed_rows())?;
         Ok(Some((step, Totals { loss: totals.loss, weight: totals.weight })))
+    }
+
+    /// The learning rate of a step.
+    fn rate(&self, epoch: u64, nth: u64, an_epoch: u64) -> f32 {
+        // Workers that never meet make as many steps as they have rows for, and count those of their mean.
+        let steps = an_epoch.saturating_mul(self.config.params.epochs as u64);
+        learning_rate(&self.config.params, epoch * an_epoch + nth, steps)
+    }
+
+    /// Workers that went ways of their own end an epoch alike; the totals become those of all.
+    fn meet(&mut self, epoch: u64, steps: u64, sum: &mut Totals) -> Result<()> {
+        if self.strategy.agrees() {
+            return Ok(());
+        }
+        let learning_rate = self.rate(epoch, steps.saturating_sub(1), steps);
+        let weights = self.replica.parts().weights;
+        let mut update = Apply { moments: &mut self.moments, learning_rate, t: self.progress.step };
+        self.strategy.settle(weights, &mut update)?;
+        let number = message_number(epoch, steps, steps);
+        let slots = self.moments.slots_mut().iter_mut().map(Vec::as_mut_slice);
+        let mut vectors: Vec<&mut [f32]> = std::iter::once(weights).chain(slots).collect();
+        self.strategy.meet(number, &mut vectors)?;
+        let all = self.group.share(Ok((sum.loss, sum.weight)))?;
+        *sum = all.into_iter().fold(Totals { loss: 0.0, weight: 0.0 }, |sum, (loss, weight)| Totals {
+            loss: sum.loss + loss,
+            weight: sum.weight + weight,
+        });
+        Ok(())
     }
 
     /// Running statistics become the mean over workers, each counted by its rows.
@@ -409,16 +451,23 @@ impl<'a> Fit<'a> {
         if self.by_itself && self.group.rank() > 0 {
             return Ok(None);
         }
+        let strategy = match self.config.params.strategy.is_default() {
+            true => Vec::new(),
+            false => {
+                let mine = checkpoint::strategy_state(&self.strategy.state())?;
+                checkpoint::read_strategy_states(&self.group.gather(mine)?.unwrap_or_default())?
+            }
+        };
         let slots = match self.replica.optimizer_state()? {
             Some(slots) => slots,
             None => {
-                let state = checkpoint::owned_state(&self.sharded, &self.moments);
+                let state = checkpoint::owned_state(self.strategy.as_ref(), &self.moments);
                 let Some(parts) = self.group.gather(state)? else { return Ok(None) };
                 checkpoint::join_state(parts, self.moments.slots().len(), self.graph.len())?
             }
         };
         let (weights, buffers) = (self.replica.weights().to_vec(), self.replica.buffers().to_vec());
-        Ok(Some(Vectors { weights, buffers, slots, best: None }))
+        Ok(Some(Vectors { weights, buffers, slots, best: None, strategy }))
     }
 
     /// Where a lone worker is, as a checkpoint of the training `config`, without a past.
@@ -452,6 +501,12 @@ impl<'a> Fit<'a> {
     }
 }
 
+/// The number of a step in messages, from which all that compression draws follows: the same when a training goes on from a
+/// checkpoint. Behind the steps of each epoch are those of its end.
+fn message_number(epoch: u64, nth: u64, an_epoch: u64) -> u64 {
+    epoch * (an_epoch + MEETING) + nth
+}
+
 /// Counts a step in.
 fn add(sum: &mut Totals, epoch: usize, (step, totals): (u64, Totals)) -> Result<()> {
     sum.loss += totals.loss;
@@ -482,18 +537,17 @@ fn validator(config: &TrainConfig, agreed: &Agreed) -> Validator {
 
 /// Sends gradients while backward still runs.
 struct Overlap<'a> {
-    sharded: &'a mut Sharded,
-    round: u64,
+    strategy: &'a mut dyn Strategy,
+    number: u64,
 }
 
 impl Sink for Overlap<'_> {
     fn forward_done(&mut self, totals: Totals) -> Result<()> {
-        self.sharded.begin(self.round, strategy::Totals { loss: totals.loss, weight: totals.weight });
-        Ok(())
+        self.strategy.begin(self.number, strategy::Totals { loss: totals.loss, weight: totals.weight })
     }
 
     fn ready(&mut self, range: Range<usize>, gradient: &[f32]) -> Result<()> {
-        self.sharded.ready(range, gradient)
+        self.strategy.ready(range, gradient)
     }
 }
 
@@ -507,5 +561,9 @@ struct Apply<'a> {
 impl Update for Apply<'_> {
     fn update(&mut self, at: usize, scale: f32, weights: &mut [f32], gradient_sum: &[f32]) {
         self.moments.update(at, self.learning_rate, self.t, scale, weights, gradient_sum);
+    }
+
+    fn rate(&self) -> f32 {
+        self.learning_rate
     }
 }

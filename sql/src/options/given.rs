@@ -157,7 +157,7 @@ fn number(digits: &str) -> Option<Value> {
 /// What a search may draw.
 const SEARCHED: [&str; 5] = ["hidden_units", "layers", "activation_fn", "dropout", "embedding_dims"];
 /// Hyper-parameters that it may not: they say how, not what, is trained.
-const NOT_SEARCHED: [&str; 12] = [
+const NOT_SEARCHED: [&str; 13] = [
     "bucket_bytes",
     "checkpoint_every",
     "data_split_eval_fraction",
@@ -168,6 +168,7 @@ const NOT_SEARCHED: [&str; 12] = [
     "patience",
     "precision",
     "seed",
+    "strategy",
     "threads",
     "timeout_seconds",
 ];

@@ -412,7 +412,13 @@ fn params(given: &Given, model_type: ModelType) -> Result<Map<String, Value>> {
         _ => "keep",
     };
     params.entry("handle_invalid").or_insert(invalid.into());
-    Params::from_map(&params).map_err(|e| plan_datafusion_err!("{e}"))?;
+    let read = Params::from_map(&params).map_err(|e| plan_datafusion_err!("{e}"))?;
+    if given.text("sync") == Some("average") && read.strategy != Params::default().strategy {
+        return plan_err!(
+            "strategy is {}, which sync = 'average' does not have: its workers never meet",
+            read.strategy
+        );
+    }
     Ok(params)
 }
 

@@ -80,7 +80,9 @@ fn default(row: &Row) -> String {
 
 fn domain_default(domain: &Domain) -> String {
     match domain {
-        Domain::Choice { default, .. } | Domain::Device { default } => (*default).into(),
+        Domain::Choice { default, .. } | Domain::Device { default } | Domain::Strategy { default } => {
+            (*default).into()
+        }
         domain => domain.default_value().to_string(),
     }
 }

@@ -186,6 +186,7 @@ pub const ROWS: &[Row] = &[
     param("device", "device", ""),
     param("precision", "precision", ""),
     param("gradient_copy", "gradient_copy", ""),
+    param("strategy", "strategy", ""),
     row(
         "cache",
         Kind::Choice(&["memory_then_disk", "memory", "disk", "none"]),
@@ -347,6 +348,8 @@ fn check_domain(domain: &Domain, value: &Value) -> Option<Value> {
             let lower = value.as_str()?.to_ascii_lowercase();
             lower.parse::<Device>().ok().map(|device| device.to_string().into())
         }
+        // What is wrong with it is said where parameters are read.
+        Domain::Strategy { .. } => value.is_string().then(|| value.clone()),
     }
 }
 
@@ -426,9 +429,10 @@ mod tests {
         for param in params::TABLE {
             for value in values.iter().chain(&words).chain(&flags) {
                 let one = std::iter::once((param.name.to_owned(), value.clone())).collect();
-                // Nesterov is the one that asks for others.
-                let theirs =
-                    params::Params::from_map(&one).is_ok() || (param.name == "nesterov" && *value == true);
+                // Nesterov is the one that asks for others; what is wrong with a strategy is said later.
+                let later = (param.name == "nesterov" && *value == true)
+                    || (param.name == "strategy" && value.is_string());
+                let theirs = params::Params::from_map(&one).is_ok() || later;
                 assert_eq!(check_domain(&param.domain, value).is_some(), theirs, "{} {value}", param.name);
             }
         }

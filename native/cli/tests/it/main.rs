@@ -90,6 +90,38 @@ fn any_number_of_workers_prints_the_same_losses() {
 }
 
 #[test]
+fn workers_train_together_as_they_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    flights(folder.path());
+    let with = |strategy: &str| {
+        CONFIG.replace("\"epochs\": 40", &format!("\"strategy\": \"{strategy}\", \"epochs\": 3"))
+    };
+    let trained = train(folder.path(), &with("two_phase(bf16, bf16)"), &["--workers", "2"]);
+    assert!(trained.status.success(), "{}", stderr(&trained));
+    fs::remove_dir_all(folder.path().join("model")).unwrap();
+    let refused = |strategy: &str| {
+        let refused = train(folder.path(), &with(strategy), &["--workers", "3"]);
+        assert!(!refused.status.success() && !folder.path().join("model").exists());
+        stderr(&refused)
+    };
+    assert!(
+        refused("two_fase").contains("strategy: there is no strategy 'two_fase', expected one of sharded, ")
+    );
+    assert!(refused("dpsgd(shift_one)").contains("shift_one among 3 workers, expected an even number"));
+
+    let listed = firesteel(folder.path(), &["strategies"]);
+    assert!(
+        String::from_utf8(listed.stdout)
+            .unwrap()
+            .contains("  two_phase(to=plain, from=plain, feedback=false)\n")
+    );
+    let unknown = firesteel(folder.path(), &["strategies", "two_fase"]);
+    assert!(
+        !unknown.status.success() && stderr(&unknown).starts_with("firesteel: nothing is called 'two_fase'")
+    );
+}
+
+#[test]
 fn training_goes_on_from_its_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     flights(folder.path());

@@ -72,6 +72,25 @@ fn a_gpu_trains_what_the_cpu_trains() {
     assert!(apart < 1e-3, "{apart}");
 }
 
+/// Their own GPUs could add up; by another strategy than the default gradients come to the host.
+#[test]
+fn a_gpu_trains_by_any_strategy_what_the_cpu_trains_by_it() {
+    let rows = tabular(120);
+    for strategy in ["two_phase(bf16, bf16)", "union", "local(every=2)", "dpsgd", "slow_mo(every=2)"] {
+        let config = flights(&format!(
+            r#"{{"epochs": 2, "batchSize": 32, "learningRate": 0.01, "strategy": "{strategy}"}}"#
+        ));
+        let cpu = train_on(Talk::Local, &config, &deal(&rows, 3), None).remove(0).model.unwrap();
+        let (gpu, _) = train_on_gpu(&config, &rows, (3, true), None);
+        assert!(
+            distance(&losses(&gpu), &losses(&cpu)) < 1e-3,
+            "{strategy}: {:?} {:?}",
+            losses(&gpu),
+            losses(&cpu)
+        );
+    }
+}
+
 #[test]
 fn a_gpu_goes_on_where_a_checkpoint_stopped() {
     let mut config = flights(r#"{"epochs": 4, "batchSize": 32, "learningRate": 0.01}"#);
@@ -101,7 +120,7 @@ fn a_round_on_a_gpu_is_that_of_the_cpu() {
 
 #[test]
 fn when_a_worker_dies_the_others_gpus_do_not_wait_for_its() {
-    others_end_with_the_rank_that_dies(90, |rank| Some(gpu(rank, true)));
+    others_end_with_the_rank_that_dies("sharded", 90, |rank| Some(gpu(rank, true)));
 }
 
 #[test]

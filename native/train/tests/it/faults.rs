@@ -10,12 +10,23 @@ use crate::support::*;
 
 #[test]
 fn when_a_worker_dies_the_others_end_with_its_rank() {
-    others_end_with_the_rank_that_dies(300, |_| None);
+    others_end_with_the_rank_that_dies("sharded", 300, |_| None);
 }
 
-/// Three workers train on so many rows, on GPUs or not, and one dies between two epochs.
-pub fn others_end_with_the_rank_that_dies(rows: usize, gpu: impl Fn(usize) -> Option<Gpu> + Sync) {
-    let config = flights(r#"{"epochs": 1000, "batchSize": 30}"#);
+#[test]
+fn whatever_the_strategy() {
+    for strategy in ["two_phase(sign, sign, feedback=true)", "local(every=3)", "dpsgd", "choco", "union"] {
+        others_end_with_the_rank_that_dies(strategy, 300, |_| None);
+    }
+}
+
+/// Three workers train by a strategy on so many rows, on GPUs or not, and one dies between two epochs.
+pub fn others_end_with_the_rank_that_dies(
+    strategy: &str,
+    rows: usize,
+    gpu: impl Fn(usize) -> Option<Gpu> + Sync,
+) {
+    let config = flights(&format!(r#"{{"epochs": 1000, "batchSize": 30, "strategy": "{strategy}"}}"#));
     let parts = deal(&tabular(rows), 3);
     for talk in [Talk::Local, Talk::Tcp] {
         let started = Instant::now();
@@ -33,8 +44,8 @@ pub fn others_end_with_the_rank_that_dies(rows: usize, gpu: impl Fn(usize) -> Op
         assert!(outcomes[1].is_none());
         for rank in [0, 2] {
             let e = outcomes[rank].as_ref().unwrap().as_ref().unwrap_err();
-            assert_eq!(e.kind(), Kind::PeerLost, "{talk:?}: {e}");
-            assert!(e.to_string().contains("rank 1"), "{talk:?}: {e}");
+            assert_eq!(e.kind(), Kind::PeerLost, "{strategy}, {talk:?}: {e}");
+            assert!(e.to_string().contains("rank 1"), "{strategy}, {talk:?}: {e}");
         }
         assert!(started.elapsed() < options().deadline / 2, "long before the deadline");
     }

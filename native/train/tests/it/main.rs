@@ -10,6 +10,7 @@ mod input;
 mod learning;
 mod resume;
 mod rounds;
+mod strategies;
 mod support;
 mod wide_and_deep;
 mod world;

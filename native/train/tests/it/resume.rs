@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 
 use crate::support::*;
 
-fn checkpoints(config: &TrainConfig, parts: &[arrow_array::RecordBatch]) -> Vec<(usize, Bytes)> {
+pub fn checkpoints(config: &TrainConfig, parts: &[arrow_array::RecordBatch]) -> Vec<(usize, Bytes)> {
     let mut config = config.clone();
     config.checkpoints = true;
     let outcomes = train_on(Talk::Local, &config, parts, None);

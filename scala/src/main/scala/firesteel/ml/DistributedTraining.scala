@@ -52,6 +52,7 @@ private[ml] final class DistributedTraining(
       .map(Checkpoint.open(_, Native.checkpointKey(config.toString), sc.hadoopConfiguration))
     try {
       val workers = Slots.workers(Cluster(sc), settings.numWorkers, settings.batchSize)
+      Native.checkWorkers(config.toString, workers)
       val selected = columns.selected
       val data = dataset.select(selected.map(c => col(s"`${c.name.replace("`", "``")}`")).toIndexedSeq: _*)
       val source = Source(data, workers)

@@ -39,6 +39,9 @@ final class Native {
   /** Refuses what a training with this configuration would refuse before it looks at a row. */
   static native void checkConfig(String config);
 
+  /** Refuses a number of workers that a training with this configuration cannot have. */
+  static native void checkWorkers(String config, int workers);
+
   /** A name for the checkpoints of trainings with this configuration: another that may not go on from them has
    * another. */
   static native String checkpointKey(String config);

@@ -329,6 +329,17 @@ trait NeuralParams extends Params {
   /** @group getParam */
   final def getGradientCopy: String = $(gradientCopy)
 
+  /** How workers train together: what they send, when and to whom; a lone worker has nobody to send to.
+    * @group param
+    */
+  final val strategy: Param[String] = new Param[String](
+    this,
+    "strategy",
+    "how workers train together: what they send, when and to whom; a lone worker has nobody to send to")
+
+  /** @group getParam */
+  final def getStrategy: String = $(strategy)
+
   /** Bytes of gradient that travel together.
     * @group param
     */
@@ -393,6 +404,7 @@ trait NeuralParams extends Params {
     device -> "auto",
     precision -> "f32",
     gradientCopy -> "f32",
+    strategy -> "sharded",
     bucketBytes -> 1048576,
     timeoutSeconds -> 300.0,
     checkpointInterval -> 1)
@@ -427,6 +439,7 @@ trait NeuralParams extends Params {
     json.put("device", $(device))
     json.put("precision", $(precision))
     json.put("gradient_copy", $(gradientCopy))
+    json.put("strategy", $(strategy))
     json.put("bucket_bytes", $(bucketBytes))
     json.put("timeout_seconds", $(timeoutSeconds))
     json.put("checkpoint_interval", $(checkpointInterval))
@@ -517,6 +530,9 @@ trait NeuralParamSetters extends NeuralParams {
 
   /** @group setParam */
   def setGradientCopy(value: String): this.type = set(gradientCopy, value)
+
+  /** @group setParam */
+  def setStrategy(value: String): this.type = set(strategy, value)
 
   /** @group setParam */
   def setBucketBytes(value: Int): this.type = set(bucketBytes, value)

@@ -51,6 +51,15 @@ class FitSuite extends SparkSuite {
     }
   }
 
+  test("workers learn by whatever strategy they are told to train together") {
+    val e = classifier().setEpochs(4).setOptimizer("sgd").setLearningRate(0.3).setNumWorkers(2)
+    val exact = e.fit(data).history.last.loss
+    for (strategy <- Seq("two_phase(min_max_u8, min_max_u8)", "local(every=4)", "dpsgd")) {
+      val loss = e.setStrategy(strategy).fit(data).history.last.loss
+      assert(math.abs(loss - exact) < 0.1 * exact, s"$strategy: $loss, exact $exact")
+    }
+  }
+
   test("columns are asked for in the file's order, so that its batches are taken as they are") {
     val folder = temporary.resolve("parquet").toString
     data.write.parquet(folder)

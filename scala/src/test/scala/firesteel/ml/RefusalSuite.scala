@@ -135,6 +135,18 @@ class RefusalSuite extends SparkSuite {
       check(quick.setDevice("cpu").setPrecision("bf16")),
       "precision is bf16, which needs a GPU, and device is cpu; expected f32")
     says(
+      check(quick.setStrategy("two_phase(sgin, sign, feedback=true)")).takeWhile(_ != ','),
+      "strategy: to of two_phase: there is no compressor 'sgin'")
+    says(
+      check(quick.setStrategy("quasi_global")),
+      "strategy is quasi_global(topology=ring, momentum=0.9, keep=0.9, nesterov=true), which has its own momentum and " +
+        "needs optimizer sgd with momentum 0"
+    )
+    says(
+      refusal(quick.setStrategy("dpsgd(davis)").setNumWorkers(2).fit(data)),
+      "the strategy dpsgd(topology=davis, order=update_mix): davis among 2 workers, expected 32"
+    )
+    says(
       refusal(quick.setDevice("cuda:-1")),
       "device is cuda:-1, expected auto, cpu, cuda or cuda:N, N a GPU's number")
     says(refusal(quick.setNumWorkers(-1)), "numWorkers is -1, expected a whole number from 0 on")
