@@ -34,7 +34,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql build wheel gpu-build fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network build wheel gpu-build fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -100,6 +100,10 @@ bench-sql: setup ## SQL beside the engine by itself and beside ONNX Runtime
 	cargo build --release --quiet -p firesteel-sql $(queries) --example speed
 	$(venv)/bin/python benchmarks/sql.py --speed $(CARGO_TARGET_DIR)/release/examples/speed \
 		--data $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firesteel/data/flights_3m/flights-3m.parquet
+
+bench-network: setup ## Trainings over shaped links between network namespaces (needs root)
+	cargo build --release --quiet -p firesteel-train --example network
+	$(venv)/bin/python benchmarks/network/run.py --worker $(CARGO_TARGET_DIR)/release/examples/network
 
 build: setup $(jar) ## The native library and the jar
 
