@@ -88,6 +88,8 @@ check: setup ## What must hold besides the tests: formatting, lints, versions
 
 bench: build command $(bench_venv)/ready ## Us and our peers, alternately in one run
 	$(bench_venv)/bin/python benchmarks/engine.py
+	cargo build --release --quiet -p firesteel-comm --example all_reduce
+	$(bench_venv)/bin/python benchmarks/gloo.py --worker $(CARGO_TARGET_DIR)/release/examples/all_reduce
 	$(venv)/bin/python benchmarks/spark.py --firesteel $(cli)
 	cd scala && $(mvn) test-compile
 	@mkdir -p target

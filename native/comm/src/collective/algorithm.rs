@@ -2,7 +2,7 @@
 
 use firesteel_error::{Error, Result};
 
-use super::{all_reduce_sum, halving, ring, slice_of, tree};
+use super::{all_reduce_bytes, all_reduce_sum, halving, ring, tree};
 use crate::fabric::{Fabric, Key};
 
 /// How a vector is summed over all workers. Whichever it is, all end with the same bits, but not with those of another.
@@ -76,10 +76,7 @@ impl Algorithm {
             return 0;
         }
         match self {
-            Algorithm::TwoPhase => {
-                let own = slice_of(len, rank, world).len();
-                4 * (len - own + (world - 1) * own) as u64
-            }
+            Algorithm::TwoPhase => all_reduce_bytes(len, rank, world),
             Algorithm::Ring => ring::bytes(len, rank, world),
             Algorithm::HalvingDoubling => halving::bytes(len, rank, world),
             Algorithm::DoubleBinaryTree => tree::bytes(len, rank, world),

@@ -9,12 +9,14 @@ mod hosts;
 mod ring;
 mod tree;
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
 use firesteel_error::Result;
 
 use crate::fabric::{Fabric, Key};
+use crate::mailbox::Pending;
 use crate::wire;
 
 pub use algorithm::{Algorithm, Link};
@@ -27,29 +29,78 @@ pub fn slice_of(len: usize, owner: usize, world: usize) -> Range<usize> {
     start..start + each + usize::from(owner < longer)
 }
 
+/// Values that are summed as one: what is copied of them stays in a cache, and in memory that is used again.
+const CHUNK: usize = 1 << 18;
+/// How many of them are on their way.
+const AHEAD: usize = 4;
+
+/// A vector in chunks, one at least.
+fn chunks(len: usize) -> Vec<Range<usize>> {
+    (0..len.max(1)).step_by(CHUNK).map(|start| start..(start + CHUNK).min(len)).collect()
+}
+
+/// The phases that [`all_reduce_sum`] uses of a key.
+pub(crate) fn phases(len: usize) -> usize {
+    2 * len.div_ceil(CHUNK).max(1)
+}
+
+/// The place of an owner's slice of a chunk.
+fn slice_in(chunk: &Range<usize>, owner: usize, world: usize) -> Range<usize> {
+    let slice = slice_of(chunk.len(), owner, world);
+    chunk.start + slice.start..chunk.start + slice.end
+}
+
 /// Sums `values` over all workers, in rank order, so that all end with the same bits.
 ///
-/// Shuffle, reduce, broadcast; uses `phase` and `phase + 1` of the key.
+/// Shuffle, reduce, broadcast, of some chunks of 262,144 values at a time; uses two phases of the key for each, from its own on.
 ///
 /// # Errors
-/// Those of [`Fabric`]; `Corrupt` naming the rank whose vector has another length.
+/// Those of [`Fabric`]; `Corrupt` naming the rank whose vector has another length; `InvalidArgument` for a vector of more chunks than
+/// a key has phases for.
 pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
     let (rank, world) = (fabric.rank(), fabric.world());
     if world == 1 {
         return Ok(());
     }
-    let slice = |owner| slice_of(values.len(), owner, world);
-    let parts = (0..world).map(|owner| wire::f32s(&values[slice(owner)])).collect();
-    let received = fabric.shuffle(key, parts)?.wait()?;
-    let mine = slice(rank);
-    reduce(&received, &mut values[mine.clone()])?;
-    let key = key.later(1)?;
-    let reduced = fabric.broadcast(key, wire::f32s(&values[mine]))?.wait()?;
-    for (owner, part) in reduced.iter().enumerate() {
-        let range = slice_of(values.len(), owner, world);
-        wire::copy_f32s(part, &mut values[range], owner)?;
+    let chunks = chunks(values.len());
+    let shuffle = |nth: usize, values: &[f32]| {
+        let part = |owner| wire::f32s(&values[slice_in(&chunks[nth], owner, world)]);
+        fabric.shuffle(key.later(2 * nth)?, (0..world).map(part).collect())
+    };
+    let take = |nth: usize, reduced: Pending, values: &mut [f32]| {
+        let parts = reduced.wait()?;
+        parts.iter().enumerate().try_for_each(|(owner, part)| {
+            wire::copy_f32s(part, &mut values[slice_in(&chunks[nth], owner, world)], owner)
+        })
+    };
+    let ahead = AHEAD.min(chunks.len());
+    let mut shuffled = (0..ahead).map(|nth| shuffle(nth, values)).collect::<Result<VecDeque<_>>>()?;
+    let mut reduced = VecDeque::new();
+    for (nth, chunk) in chunks.iter().enumerate() {
+        let Some(pending) = shuffled.pop_front() else { break };
+        let own = slice_in(chunk, rank, world);
+        reduce(&pending.wait()?, &mut values[own.clone()])?;
+        let sum = fabric.broadcast(key.later(2 * nth + 1)?, wire::f32s(&values[own]))?;
+        reduced.push_back((nth, sum));
+        if nth + ahead < chunks.len() {
+            shuffled.push_back(shuffle(nth + ahead, values)?);
+        }
+        if reduced.len() == ahead
+            && let Some((nth, sum)) = reduced.pop_front()
+        {
+            take(nth, sum, values)?;
+        }
     }
-    Ok(())
+    reduced.into_iter().try_for_each(|(nth, sum)| take(nth, sum, values))
+}
+
+/// Bytes that `rank` of `world` sends for it.
+pub(crate) fn all_reduce_bytes(len: usize, rank: usize, world: usize) -> u64 {
+    let of_chunk = |chunk: &Range<usize>| {
+        let own = slice_in(chunk, rank, world).len();
+        4 * (chunk.len() - own + (world - 1) * own) as u64
+    };
+    if world == 1 { 0 } else { chunks(len).iter().map(of_chunk).sum() }
 }
 
 /// Overwrites `sum` with the sum of the parts, in rank order.

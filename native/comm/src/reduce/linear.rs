@@ -4,7 +4,7 @@ use firesteel_error::{Error, Result};
 
 use super::residual::{Memory, Side};
 use super::{Feedback, Reduce, State};
-use crate::collective::{all_reduce_sum, slice_of};
+use crate::collective::{Algorithm, all_reduce_sum};
 use crate::compress::{Compressor, Place};
 use crate::fabric::{Fabric, Key};
 use crate::wire;
@@ -52,9 +52,7 @@ impl Reduce for LinearSum {
 
     fn bytes(&self, len: usize, rank: usize, world: usize) -> Option<u64> {
         let numbers = self.compressor.bytes(len)? / 4;
-        let slice = |owner| slice_of(numbers, owner, world).len();
-        let others: usize = (0..world).filter(|owner| *owner != rank).map(slice).sum();
-        Some(4 * (others + (world - 1) * slice(rank)) as u64)
+        Some(Algorithm::TwoPhase.bytes(numbers, rank, world))
     }
 
     fn state(&self) -> State {

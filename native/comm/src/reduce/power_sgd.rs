@@ -4,7 +4,7 @@ use firesteel_error::{Error, Result};
 
 use super::residual::{Memory, Side, alike};
 use super::{Feedback, Reduce, State};
-use crate::collective::{Algorithm, all_reduce_sum};
+use crate::collective::{Algorithm, all_reduce_sum, phases};
 use crate::compress::{Place, check_finite};
 use crate::fabric::{Fabric, Key};
 
@@ -102,7 +102,7 @@ impl Reduce for PowerSgd {
             p.iter().zip(values.chunks_exact(columns)).for_each(|(p, row)| add(own, *p, row));
         }
         let mut q = own.clone();
-        all_reduce_sum(fabric, key.later(2)?, &mut q)?;
+        all_reduce_sum(fabric, key.later(phases(p.len()))?, &mut q)?;
         check_finite(&q)?;
         // With its own Q a worker keeps what is not in the sum of its own.
         let left = self.memory.kept(Side::Worker);

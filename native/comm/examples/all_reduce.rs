@@ -1,0 +1,89 @@
+//! One side of `benchmarks/gloo.py`: `all_reduce tcp RANK ADDRESSES LEN`, a worker of several processes, or
+//! `all_reduce local WORLD LEN`, all of them as threads.
+//!
+//! Each line on the standard input is a number of all-reduces to make, or `copy` and a number: of copies by each thread of as many
+//! bytes as an all-reduce reads and writes. Each answer is the seconds that it took.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+use std::hint::black_box;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use firesteel_comm::collective::{all_reduce_sum, barrier};
+use firesteel_comm::{Fabric, Key, Listener, Membership, Mesh, Options, Peer, join, local_world};
+
+/// The seconds of so many all-reduces on this worker, once all are there.
+fn reduce(mesh: &Mesh, step: u64, times: u64, values: &mut [f32]) -> f64 {
+    barrier(mesh, Key::new(step, 1, 0)).unwrap();
+    let start = Instant::now();
+    for step in step..step + times {
+        values.fill(1.0);
+        all_reduce_sum(mesh, Key::new(step, 0, 0), values).unwrap();
+        assert_eq!(values.first().copied().unwrap_or(mesh.world() as f32), mesh.world() as f32);
+    }
+    start.elapsed().as_secs_f64()
+}
+
+/// The seconds of so many copies, each of `len` values.
+fn copy(times: u64, len: usize) -> f64 {
+    let (from, mut to) = (vec![1.0f32; len], vec![0.0f32; len]);
+    let start = Instant::now();
+    for _ in 0..times {
+        to.copy_from_slice(black_box(&from));
+        black_box(&mut to);
+    }
+    start.elapsed().as_secs_f64()
+}
+
+/// The longest of what threads take.
+fn slowest<T: Send>(all: impl IntoIterator<Item = T>, work: impl Fn(T) -> f64 + Sync) -> f64 {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = all.into_iter().map(|one| scope.spawn(move || work(one))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).fold(0.0, f64::max)
+    })
+}
+
+fn join_by_tcp(rank: usize, addresses: &str) -> Mesh {
+    let peer = |(nth, address): (usize, &str)| Peer { process: nth.to_string(), address: address.into() };
+    let peers: Vec<Peer> = addresses.split(',').enumerate().map(peer).collect();
+    let listener = Listener::bind(&peers[rank].address).unwrap();
+    let membership = Membership { job: "gloo".into(), secret: b"gloo".to_vec(), peers };
+    join(&membership, rank, Some(listener), &Options::default()).unwrap()
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (meshes, len): (Vec<Mesh>, usize) = match arguments[..] {
+        ["tcp", rank, addresses, len] => {
+            (vec![join_by_tcp(rank.parse().unwrap(), addresses)], len.parse().unwrap())
+        }
+        ["local", world, len] => {
+            (local_world(world.parse().unwrap(), &Options::default()).unwrap(), len.parse().unwrap())
+        }
+        _ => panic!("expected tcp RANK ADDRESSES LEN or local WORLD LEN, found {arguments:?}"),
+    };
+    let mut values = vec![vec![1.0; len]; meshes.len()];
+    let mut step = 0;
+    for line in std::io::stdin().lock().lines().map(Result::unwrap) {
+        let seconds = match line.split_once(' ') {
+            Some(("copy", times)) => {
+                let world = meshes.len();
+                // A copy of S bytes moves 2·S; an all-reduce reads S, and S·(n−1)/n of others' sums, and writes S.
+                let len = len * (3 * world - 1) / (2 * world);
+                slowest(0..world, |_| copy(times.parse().unwrap(), len))
+            }
+            _ => {
+                let times: u64 = line.parse().unwrap();
+                let seconds = slowest(meshes.iter().zip(&mut values), |(mesh, values)| {
+                    reduce(mesh, step, times, values)
+                });
+                step += times;
+                seconds
+            }
+        };
+        println!("{seconds}");
+        std::io::stdout().flush().unwrap();
+    }
+}
