@@ -23,7 +23,7 @@
 //! | [`sparse`] | [`sparse::SumRows`]: sums of few rows of a table |
 //! | [`gossip`] | [`gossip::Gossip`]: workers that update and mix |
 //! | [`topology`] | [`topology::Topology`]: who mixes with whom |
-//! | [`strategy`] | [`strategy::Sharded`]: who updates which weights |
+//! | [`strategy`] | [`strategy::Spec`], a strategy as text, and [`strategy::Strategy`]: who sends what to whom, and updates which weights |
 //! | [`advise`] | [`advise::advise`]: which strategy a job would be fastest with |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]

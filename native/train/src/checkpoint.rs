@@ -211,7 +211,7 @@ pub(crate) fn owned_state(strategy: &dyn Strategy, moments: &Moments) -> Bytes {
     if moments.slots().is_empty() {
         return out.freeze();
     }
-    for Owned { at, range, .. } in strategy.owned().into_iter().filter(|owned| owned.first) {
+    for Owned { at, range, .. } in strategy.owned().filter(|owned| owned.first) {
         out.put_u64_le(range.start as u64);
         out.put_u64_le(range.len() as u64);
         for slot in moments.slots() {

@@ -337,9 +337,11 @@ impl<'a> Fit<'a> {
         let Parts { weights, gradient, touched } = parts;
         let finished = self.strategy.finish(Computed { weights, gradient, touched }, &mut update);
         let totals = finished.map_err(|e| match e.kind() {
-            Kind::Diverged => {
-                e.context(format!("training diverged in epoch {}, step {}", epoch + 1, step + 1))
-            }
+            Kind::Diverged => e.context(format!(
+                "training diverged in epoch {}, step {}, and a smaller learningRate may help",
+                epoch + 1,
+                step + 1
+            )),
             _ => e,
         })?;
         self.replica.changed_only(self.strategy.changed_rows())?;

@@ -76,7 +76,7 @@ impl Spec {
             "easgd" => Ok(Box::new(local(Outer::Elastic { pull: self.real("pull")? as f32 })?)),
             _ => match self.gossip(seed)? {
                 Some(gossip) => Ok(Box::new(Mixing::new(fabric, layout, gossip)?)),
-                None => replicated(&|range| self.reduce(range, seed)),
+                None => replicated(&|_| self.reduce(seed)),
             },
         }
     }
@@ -86,14 +86,14 @@ impl Spec {
     /// # Errors
     /// `InvalidArgument` naming what does not go together, or with the world.
     pub fn check(&self, world: usize) -> Result<()> {
-        self.parts(world).map_err(|e| self.named(e))
+        self.check_parts(world).map_err(|e| self.named(e))
     }
 
     fn named(&self, e: Error) -> Error {
         e.context(format!("the strategy {self}"))
     }
 
-    fn parts(&self, world: usize) -> Result<()> {
+    fn check_parts(&self, world: usize) -> Result<()> {
         match self.name() {
             "sharded" | "local" | "post_local" | "slow_mo" | "easgd" | "async_average" | "ssp" | "asp"
             | "power_sgd" => Ok(()),
@@ -116,7 +116,7 @@ impl Spec {
             _ => match self.gossip(0)? {
                 Some(gossip) if world > 1 => gossip.check(world),
                 Some(_) => Ok(()),
-                None => self.reduce(&(0..1), 0).map(drop),
+                None => self.reduce(0).map(drop),
             },
         }
     }
@@ -148,7 +148,7 @@ impl Spec {
     }
 
     /// The reduction of a bucket.
-    fn reduce(&self, _: &Range<usize>, seed: u64) -> Result<Box<dyn Reduce>> {
+    fn reduce(&self, seed: u64) -> Result<Box<dyn Reduce>> {
         Ok(match self.name() {
             "all_reduce" => Box::new(AllReduce::new(match self.word("by")? {
                 "ring" => Algorithm::Ring,

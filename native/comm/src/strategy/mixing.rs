@@ -91,16 +91,12 @@ impl Strategy for Mixing {
         self.layout.len
     }
 
-    fn owned(&self) -> Vec<Owned> {
-        vec![Owned { at: 0, range: 0..self.layout.len, first: self.fabric.rank() == 0 }]
+    fn owned(&self) -> Box<dyn Iterator<Item = Owned> + '_> {
+        Box::new(std::iter::once(Owned { at: 0, range: 0..self.layout.len, first: self.fabric.rank() == 0 }))
     }
 
     fn begin(&mut self, step: u64, totals: Totals) -> Result<()> {
         (self.step, self.totals) = (step, totals);
-        Ok(())
-    }
-
-    fn ready(&mut self, _: Range<usize>, _: &[f32]) -> Result<()> {
         Ok(())
     }
 

@@ -130,7 +130,7 @@ pub trait Strategy: Send {
     fn owned_len(&self) -> usize;
 
     /// Which they are.
-    fn owned(&self) -> Vec<Owned>;
+    fn owned(&self) -> Box<dyn Iterator<Item = Owned> + '_>;
 
     /// Starts a step with this worker's totals. `step` grows from call to call and is the same on all workers.
     ///
@@ -143,7 +143,9 @@ pub trait Strategy: Send {
     ///
     /// # Errors
     /// Those of [`crate::Fabric`]; `Internal` when ranges do not follow each other.
-    fn ready(&mut self, range: Range<usize>, gradient: &[f32]) -> Result<()>;
+    fn ready(&mut self, _range: Range<usize>, _gradient: &[f32]) -> Result<()> {
+        Ok(())
+    }
 
     /// Ends the step. Of tables no row is looked at or changed that nobody touched, but where all take a mean.
     ///
@@ -172,14 +174,20 @@ pub trait Strategy: Send {
     ///
     /// # Errors
     /// Those of [`crate::Fabric`].
-    fn meet(&mut self, step: u64, vectors: &mut [&mut [f32]]) -> Result<()>;
+    fn meet(&mut self, _step: u64, _vectors: &mut [&mut [f32]]) -> Result<()> {
+        Ok(())
+    }
 
     /// What goes on beside weights and the optimizer's state, for checkpoints after [`Strategy::meet`].
-    fn state(&self) -> State;
+    fn state(&self) -> State {
+        State::new()
+    }
 
     /// Goes on from the states that all workers had, of this or another number of them.
     ///
     /// # Errors
     /// `Corrupt` for states of another strategy.
-    fn resume(&mut self, states: &[State]) -> Result<()>;
+    fn resume(&mut self, _states: &[State]) -> Result<()> {
+        Ok(())
+    }
 }

@@ -100,13 +100,13 @@ impl Strategy for Replicated {
         }
     }
 
-    fn owned(&self) -> Vec<Owned> {
+    fn owned(&self) -> Box<dyn Iterator<Item = Owned> + '_> {
         let whole = |len| Owned { at: 0, range: 0..len, first: self.fabric.rank() == 0 };
         match &self.tables {
             OfTables::Owned(tables) => {
-                std::iter::once(whole(self.dense_len)).chain(tables.owned(self.fabric.as_ref())).collect()
+                Box::new(std::iter::once(whole(self.dense_len)).chain(tables.owned(self.fabric.as_ref())))
             }
-            OfTables::Summed(_, len) => vec![whole(*len)],
+            OfTables::Summed(_, len) => Box::new(std::iter::once(whole(*len))),
         }
     }
 
@@ -185,10 +185,6 @@ impl Strategy for Replicated {
 
     fn agrees(&self) -> bool {
         true
-    }
-
-    fn meet(&mut self, _: u64, _: &mut [&mut [f32]]) -> Result<()> {
-        Ok(())
     }
 
     fn state(&self) -> State {

@@ -6,16 +6,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use firesteel_error::{Error, Result};
 
 use super::tables::TableLayout;
+use crate::sparse::Rows;
 use crate::wire;
-
-/// Some rows of one table.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Rows {
-    /// Ascending.
-    pub(super) rows: Vec<u32>,
-    /// (rows, dims).
-    pub(super) values: Vec<f32>,
-}
 
 /// The `chosen` rows of each table, with their values from the flat vector.
 pub(super) fn collect(tables: &[TableLayout], chosen: &[Vec<u32>], flat: &[f32]) -> Bytes {

@@ -12,7 +12,6 @@ use super::{Computed, Layout, Owned, Strategy, Totals, Update};
 use crate::collective::{reduce, slice_of};
 use crate::fabric::{Fabric, Key};
 use crate::mailbox::Pending;
-use crate::reduce::State;
 use crate::wire;
 
 const GRADIENTS: u16 = 0;
@@ -147,9 +146,9 @@ impl Strategy for Sharded {
         self.tables.end()
     }
 
-    fn owned(&self) -> Vec<Owned> {
+    fn owned(&self) -> Box<dyn Iterator<Item = Owned> + '_> {
         let dense = self.buckets.iter().map(|b| Owned { at: b.at, range: b.own.clone(), first: true });
-        dense.chain(self.tables.owned(self.fabric.as_ref())).collect()
+        Box::new(dense.chain(self.tables.owned(self.fabric.as_ref())))
     }
 
     fn begin(&mut self, step: u64, totals: Totals) -> Result<()> {
@@ -225,18 +224,6 @@ impl Strategy for Sharded {
 
     fn agrees(&self) -> bool {
         true
-    }
-
-    fn meet(&mut self, _: u64, _: &mut [&mut [f32]]) -> Result<()> {
-        Ok(())
-    }
-
-    fn state(&self) -> State {
-        State::new()
-    }
-
-    fn resume(&mut self, _: &[State]) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use firesteel_error::{Error, Kind, Result};
 
-use super::{Computed, Layout, Owned, State, Strategy, Totals, Update};
+use super::{Computed, Layout, Owned, Strategy, Totals, Update};
 use crate::collective::{barrier, slice_of};
 use crate::fabric::{Fabric, Key};
 use crate::wire;
@@ -248,16 +248,12 @@ impl Strategy for Stale {
         self.own().len()
     }
 
-    fn owned(&self) -> Vec<Owned> {
-        vec![Owned { at: 0, range: self.own(), first: true }]
+    fn owned(&self) -> Box<dyn Iterator<Item = Owned> + '_> {
+        Box::new(std::iter::once(Owned { at: 0, range: self.own(), first: true }))
     }
 
     fn begin(&mut self, _: u64, totals: Totals) -> Result<()> {
         self.totals = totals;
-        Ok(())
-    }
-
-    fn ready(&mut self, _: Range<usize>, _: &[f32]) -> Result<()> {
         Ok(())
     }
 
@@ -296,17 +292,5 @@ impl Strategy for Stale {
         self.serve_until(self.pushed, weights, update)?;
         // Before that nobody sends what belongs to the next epoch.
         barrier(self.fabric.as_ref(), Key::new(self.pushed, ENDS, 0))
-    }
-
-    fn meet(&mut self, _: u64, _: &mut [&mut [f32]]) -> Result<()> {
-        Ok(())
-    }
-
-    fn state(&self) -> State {
-        State::new()
-    }
-
-    fn resume(&mut self, _: &[State]) -> Result<()> {
-        Ok(())
     }
 }

@@ -5,10 +5,11 @@ use std::ops::Range;
 use bytes::Bytes;
 use firesteel_error::{Error, Result};
 
-use super::rows::{self, Rows};
+use super::rows;
 use super::{Owned, Update};
 use crate::fabric::{Fabric, Key};
 use crate::mailbox::Pending;
+use crate::sparse::Rows;
 
 /// A table of the flat vector whose gradient is non-zero in few rows.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -70,6 +70,16 @@ fn a_model_four_times_as_long_on_links_four_times_as_fast_takes_the_same() {
     }
 }
 
+/// Tables are summed on threads where time is real.
+#[test]
+fn tables_take_the_same_each_time() {
+    let table = |rows| TableUse { rows, dims: 8, touched: rows / 10 };
+    let job = Job { tables: vec![table(20_000), table(50_000), table(5_000)], ..Job::new(1 << 20, 0.01, 4) };
+    let union = |all: &[Advice]| on(all, "union").seconds;
+    let first = union(&of(&job, "lan"));
+    assert!((0..4).all(|_| union(&of(&job, "lan")) == first));
+}
+
 #[test]
 fn a_straggler_holds_up_those_that_wait_for_all() {
     let mut network: Network = "cluster".parse().unwrap();
