@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use crate::fabric::Options;
 use crate::handshake::{self, Credentials};
 use crate::mailbox::{Gone, Mailbox};
+use crate::shared::Arena;
 use crate::tcp::{Connection, Io};
 use crate::words::{ranks, seconds};
 
@@ -82,13 +83,13 @@ pub(crate) fn connect(
     addresses: &[Option<String>],
     mailbox: &Arc<Mailbox>,
     options: &Options,
-) -> Result<Vec<(usize, Connection)>> {
+) -> Result<Met> {
     let others = || addresses.iter().enumerate().filter_map(|(rank, a)| a.as_deref().map(|a| (rank, a)));
     for (rank, address) in others() {
         check_address(rank, address)?;
     }
     if others().next().is_none() {
-        return Ok(Vec::new());
+        return Ok(Met::default());
     }
     let lower =
         others().filter(|(rank, _)| *rank < credentials.rank).map(|(r, a)| (r, a.to_owned())).collect();
@@ -113,7 +114,15 @@ pub(crate) fn connect(
         }
         return Err(e);
     }
-    Ok(met)
+    Ok(Met { connections: met, arena: io.arena() })
+}
+
+/// The peers of other processes.
+#[derive(Default)]
+pub(crate) struct Met {
+    pub(crate) connections: Vec<(usize, Connection)>,
+    /// What those of this host can read.
+    pub(crate) arena: Option<Arc<Arena>>,
 }
 
 /// Refuses what no waiting will make an address.

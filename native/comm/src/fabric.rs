@@ -8,6 +8,7 @@ use bytes::Bytes;
 use firesteel_error::{Error, Kind, Result};
 
 use crate::mailbox::Pending;
+use crate::wire;
 
 /// Names a message: every rank uses the same key for the same move, and no key twice on one fabric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,6 +87,11 @@ pub trait Fabric: Send + Sync {
     /// `PeerLost` naming a rank that died or gave up, `Cancelled`.
     fn check(&self) -> Result<()>;
 
+    /// Values as a part, in memory from where it goes to the others soonest.
+    fn part(&self, values: &[f32]) -> Bytes {
+        wire::f32s(values)
+    }
+
     /// The longest wait, as [`Options::deadline`].
     fn deadline(&self) -> Duration;
 
@@ -155,6 +161,9 @@ pub struct Options {
     pub silence: Option<Duration>,
     /// How long a stranger that dials this worker may take to prove that it is a peer.
     pub handshake: Duration,
+    /// The most bytes that lie in memory which workers of other processes on this host read, instead of going through sockets; 0:
+    /// all go through sockets. The system gives that memory where it is used.
+    pub shared_memory: usize,
 }
 
 impl Default for Options {
@@ -167,6 +176,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(1),
             silence: None,
             handshake: Duration::from_secs(10),
+            shared_memory: 1 << 26,
         }
     }
 }

@@ -8,6 +8,7 @@ use firesteel_error::{Error, Kind, Result};
 
 use crate::fabric::{Key, Options};
 use crate::mailbox::{Move, Tag};
+use crate::shared::Offer;
 
 /// Bytes of a header: kind, move, phase (2), bucket, step, length; little-endian.
 pub(crate) const HEADER: usize = 24;
@@ -30,11 +31,20 @@ pub(crate) enum Head {
     Goodbye,
     /// The peer gives up; the reason follows.
     Abort { len: usize },
+    /// Where the peer's memory is, for who can read it: [`Offer`].
+    Offer,
+    /// The peer reads the memory that it was offered.
+    Accepted,
+    /// A part of `len` bytes that lies in the peer's memory: [`Loan`].
+    Lent { tag: Tag, len: usize },
+    /// What was lent under this number is not read any more.
+    Returned { number: u64 },
 }
 
 impl Head {
     pub(crate) fn encode(self) -> Bytes {
         let nowhere = Key::new(0, 0, 0);
+        let number_of = |number| Key { step: number, ..nowhere };
         let (kind, of, key, len) = match self {
             Head::Part { tag, len } => (0, tag.of as u8, tag.key, len),
             Head::Heartbeat => (1, 0, nowhere, 0),
@@ -42,6 +52,10 @@ impl Head {
             Head::Abort { len } => (3, 0, nowhere, len),
             Head::Long { tag, total } => (4, tag.of as u8, tag.key, total),
             Head::Piece { len } => (5, 0, nowhere, len),
+            Head::Offer => (6, 0, nowhere, Offer::LEN),
+            Head::Accepted => (7, 0, nowhere, 0),
+            Head::Lent { tag, len } => (8, tag.of as u8, tag.key, len),
+            Head::Returned { number } => (9, 0, number_of(number), 0),
         };
         let mut out = BytesMut::with_capacity(HEADER);
         out.put_slice(&[kind, of]);
@@ -65,6 +79,10 @@ impl Head {
             (3, _) => (Head::Abort { len }, MAX_REASON),
             (4, Some(tag)) => (Head::Long { tag, total: len }, options.max_part),
             (5, _) => (Head::Piece { len }, options.max_frame),
+            (6, _) => (Head::Offer, Offer::LEN),
+            (7, _) => (Head::Accepted, 0),
+            (8, Some(tag)) => (Head::Lent { tag, len }, options.max_part),
+            (9, _) => (Head::Returned { number: step }, 0),
             _ => return Err(Error::corrupt(format!("a frame of unknown kind {kind}, move {of}"))),
         };
         if len > limit {
@@ -123,6 +141,10 @@ mod tests {
             Head::Long { tag: TAG, total: 999 },
             Head::Piece { len: 100 },
             Head::Heartbeat,
+            Head::Offer,
+            Head::Accepted,
+            Head::Lent { tag: TAG, len: 999 },
+            Head::Returned { number: u64::MAX },
             Head::Goodbye,
             Head::Abort { len: 5 },
         ] {
@@ -142,7 +164,7 @@ mod tests {
         let mut heartbeat = Head::Heartbeat.encode().to_vec();
         heartbeat[16] = 1;
         assert_eq!(refusal(&heartbeat), "a frame of kind 1 with 1 bytes, at most 0 are allowed");
-        assert_eq!(refusal(&[9; HEADER]), "a frame of unknown kind 9, move 9");
+        assert_eq!(refusal(&[99; HEADER]), "a frame of unknown kind 99, move 99");
         let mut no_move = Head::Part { tag: TAG, len: 1 }.encode().to_vec();
         no_move[1] = 3;
         assert_eq!(refusal(&no_move), "a frame of unknown kind 0, move 3");

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const MAGIC: [u8; 4] = *b"FSTL";
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 const NONCE: usize = 32;
 const PROOF: usize = 32;
 const HELLO: usize = 4 + 2 + 4 + NONCE;

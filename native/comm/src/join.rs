@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use firesteel_error::{Error, Result};
 
-use crate::connect::{self, Listener};
+use crate::connect::{self, Listener, Met};
 use crate::fabric::Options;
 use crate::handshake::Credentials;
 use crate::local;
@@ -41,12 +41,14 @@ pub fn local_world(world: usize, options: &Options) -> Result<Vec<Mesh>> {
     }
     let mailboxes: Vec<Arc<Mailbox>> = (0..world).map(|rank| Arc::new(Mailbox::new(rank))).collect();
     let links = || mailboxes.iter().cloned().map(Link::Local).collect();
-    let mesh =
-        |(rank, mailbox): (usize, &Arc<Mailbox>)| Mesh::new(rank, mailbox.clone(), links(), options.clone());
+    let mesh = |(rank, mailbox): (usize, &Arc<Mailbox>)| {
+        Mesh::new(rank, mailbox.clone(), links(), None, options.clone())
+    };
     Ok(mailboxes.iter().enumerate().map(mesh).collect())
 }
 
-/// Meets all workers of a job: those of this process through shared memory, the others through sockets.
+/// Meets all workers of a job: those of this process hand each other parts, the others have a socket a pair, and those of one host
+/// memory beside it, as [`Options::shared_memory`] says.
 ///
 /// # Errors
 /// `InvalidArgument` when the membership makes no sense or another worker has joined as this rank, `Timeout` or
@@ -78,13 +80,14 @@ pub fn join(
         membership.peers.iter().map(|p| (!is_local(p)).then(|| p.address.clone())).collect();
     let credentials = Credentials { job: membership.job.clone(), secret: membership.secret.clone(), rank };
     let mut links: Vec<Option<Link>> = (0..world).map(|_| None).collect();
-    let connections = connect::connect(listener, &credentials, &addresses, &mailbox, options);
-    if let Err(e) = &connections {
+    let met = connect::connect(listener, &credentials, &addresses, &mailbox, options);
+    if let Err(e) = &met {
         // Those of this process wait for this worker too.
         let others = mailboxes.iter().filter(|(peer, _)| **peer != rank);
         others.for_each(|(_, mailbox)| mailbox.leave(rank, Gone::died(e.to_string())));
     }
-    for (peer, connection) in connections? {
+    let Met { connections, arena } = met?;
+    for (peer, connection) in connections {
         links[peer] = Some(Link::Tcp(connection));
     }
     for (peer, mailbox) in mailboxes {
@@ -92,5 +95,5 @@ pub fn join(
     }
     let links: Option<Vec<Link>> = links.into_iter().collect();
     let links = links.ok_or_else(|| Error::internal("a rank is neither in this process nor connected"))?;
-    Ok(Mesh::new(rank, mailbox, links, options.clone()))
+    Ok(Mesh::new(rank, mailbox, links, arena, options.clone()))
 }

@@ -17,6 +17,7 @@
 //! | [`simulated`] | [`Simulated`], a fabric over a network that is only computed, on clocks of its own |
 //! | `connect`, `handshake` | sockets between processes, proofs of the secret |
 //! | `tcp`, `frame` | connections, what travels on them |
+//! | `shared` | memory that workers of other processes on one host read |
 //! | [`compress`] | [`compress::Compressor`]: what a vector looks like on the wire |
 //! | [`collective`] | all-reduce, all-gather, gather, broadcast from a root, barrier |
 //! | [`reduce`] | [`reduce::Reduce`]: sums over all workers, exact or compressed |
@@ -25,7 +26,7 @@
 //! | [`topology`] | [`topology::Topology`]: who mixes with whom |
 //! | [`strategy`] | [`strategy::Spec`], a strategy as text, and [`strategy::Strategy`]: who sends what to whom, and updates which weights |
 //! | [`advise`] | [`advise::advise`]: which strategy a job would be fastest with |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod advise;
@@ -41,6 +42,8 @@ mod local;
 mod mailbox;
 mod mesh;
 pub mod reduce;
+#[allow(unsafe_code)]
+mod shared;
 pub mod simulated;
 pub mod sparse;
 pub mod strategy;

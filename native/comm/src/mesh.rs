@@ -1,6 +1,6 @@
 //! One worker's end of a fabric: its mailbox, and a link to each peer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +8,12 @@ use firesteel_error::{Error, Result};
 
 use crate::fabric::{Fabric, Key, Meter, Options};
 use crate::mailbox::{Gone, Mailbox, Move, Pending, Tag};
+use crate::shared::Arena;
 use crate::tcp::Connection;
+use crate::wire;
+
+/// Bytes of the memory in which parts are made where no other process reads it. The system gives them where they are used.
+const PRIVATE: usize = 1 << 26;
 
 /// What carries parts to one peer.
 pub(crate) enum Link {
@@ -23,6 +28,13 @@ impl Link {
         match self {
             Link::Local(mailbox) => mailbox.put(me, tag, part),
             Link::Tcp(connection) => connection.send(tag, part),
+        }
+    }
+
+    fn lent(&self) -> u64 {
+        match self {
+            Link::Local(_) => 0,
+            Link::Tcp(connection) => connection.lent(),
         }
     }
 
@@ -68,6 +80,8 @@ pub struct Mesh {
     rank: usize,
     mailbox: Arc<Mailbox>,
     links: Vec<Link>,
+    /// Where parts are made; workers of other processes on this host may read it. None where there is no memory for it.
+    arena: OnceLock<Option<Arc<Arena>>>,
     options: Options,
     meter: Meter,
 }
@@ -82,8 +96,20 @@ impl std::fmt::Debug for Mesh {
 }
 
 impl Mesh {
-    pub(crate) fn new(rank: usize, mailbox: Arc<Mailbox>, links: Vec<Link>, options: Options) -> Mesh {
-        Mesh { rank, mailbox, links, options, meter: Meter::default() }
+    pub(crate) fn new(
+        rank: usize,
+        mailbox: Arc<Mailbox>,
+        links: Vec<Link>,
+        arena: Option<Arc<Arena>>,
+        options: Options,
+    ) -> Mesh {
+        let arena = arena.map_or_else(OnceLock::new, |arena| OnceLock::from(Some(arena)));
+        Mesh { rank, mailbox, links, arena, options, meter: Meter::default() }
+    }
+
+    /// How many parts workers of other processes have read, or will, in this worker's memory instead of getting them by a socket.
+    pub fn lent(&self) -> u64 {
+        self.links.iter().map(Link::lent).sum()
     }
 
     fn check_len(&self, to: usize, tag: Tag, part: &Bytes) -> Result<()> {
@@ -184,6 +210,12 @@ impl Fabric for Mesh {
             Some(lost) => Err(lost),
             None => self.options.cancel.check(),
         }
+    }
+
+    fn part(&self, values: &[f32]) -> Bytes {
+        let arena = self.arena.get_or_init(|| Arena::private(PRIVATE).ok());
+        let copy = |arena: &Arc<Arena>| arena.copy(wire::view(values)?);
+        arena.as_ref().and_then(copy).unwrap_or_else(|| wire::f32s(values))
     }
 
     fn deadline(&self) -> Duration {

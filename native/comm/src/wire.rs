@@ -5,11 +5,15 @@ use firesteel_error::{Error, Result};
 
 /// Appends values.
 pub(crate) fn put_f32s(out: &mut BytesMut, values: &[f32]) {
-    if cfg!(target_endian = "little") {
-        out.put_slice(bytemuck::cast_slice(values));
-    } else {
-        values.iter().for_each(|v| out.put_f32_le(*v));
+    match view(values) {
+        Some(bytes) => out.put_slice(bytes),
+        None => values.iter().for_each(|v| out.put_f32_le(*v)),
     }
+}
+
+/// The bytes that values are in memory, where those are what travels.
+pub(crate) fn view(values: &[f32]) -> Option<&[u8]> {
+    cfg!(target_endian = "little").then(|| bytemuck::cast_slice(values))
 }
 
 /// Values as a part of their own.

@@ -64,12 +64,17 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
     }
     let chunks = chunks(values.len());
     let shuffle = |nth: usize, values: &[f32]| {
-        let part = |owner| wire::f32s(&values[slice_in(&chunks[nth], owner, world)]);
+        // One's own slice is where it is summed already.
+        let part = |owner| match owner == rank {
+            true => Bytes::new(),
+            false => fabric.part(&values[slice_in(&chunks[nth], owner, world)]),
+        };
         fabric.shuffle(key.later(2 * nth)?, (0..world).map(part).collect())
     };
     let take = |nth: usize, reduced: Pending, values: &mut [f32]| {
         let parts = reduced.wait()?;
-        parts.iter().enumerate().try_for_each(|(owner, part)| {
+        let others = parts.iter().enumerate().filter(|(owner, _)| *owner != rank);
+        others.into_iter().try_for_each(|(owner, part)| {
             wire::copy_f32s(part, &mut values[slice_in(&chunks[nth], owner, world)], owner)
         })
     };
@@ -79,8 +84,8 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
     for (nth, chunk) in chunks.iter().enumerate() {
         let Some(pending) = shuffled.pop_front() else { break };
         let own = slice_in(chunk, rank, world);
-        reduce(&pending.wait()?, &mut values[own.clone()])?;
-        let sum = fabric.broadcast(key.later(2 * nth + 1)?, wire::f32s(&values[own]))?;
+        add_in_order(&pending.wait()?, rank, &mut values[own.clone()])?;
+        let sum = fabric.broadcast(key.later(2 * nth + 1)?, fabric.part(&values[own]))?;
         reduced.push_back((nth, sum));
         if nth + ahead < chunks.len() {
             shuffled.push_back(shuffle(nth + ahead, values)?);
@@ -92,6 +97,24 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
         }
     }
     reduced.into_iter().try_for_each(|(nth, sum)| take(nth, sum, values))
+}
+
+/// Adds the parts of all others to `own`, which is that of `rank`, as if all were added in rank order.
+fn add_in_order(parts: &[Bytes], rank: usize, own: &mut [f32]) -> Result<()> {
+    // The sum of two is the same either way around.
+    if rank <= 1 {
+        let others = parts.iter().enumerate().filter(|(other, _)| *other != rank);
+        return others.into_iter().try_for_each(|(other, part)| wire::add_f32s(part, own, other));
+    }
+    let mine = own.to_vec();
+    for (other, part) in parts.iter().enumerate() {
+        match other {
+            0 => wire::copy_f32s(part, own, other)?,
+            _ if other == rank => own.iter_mut().zip(&mine).for_each(|(sum, value)| *sum += value),
+            _ => wire::add_f32s(part, own, other)?,
+        }
+    }
+    Ok(())
 }
 
 /// Bytes that `rank` of `world` sends for it.

@@ -209,7 +209,7 @@ impl Strategy for Sharded {
             if let Some(scale) = scale.filter(|_| !own.is_empty()) {
                 update.update(self.buckets[number].at, scale, &mut weights[own.clone()], sum);
             }
-            updated.push(self.fabric.broadcast(self.key(number, WEIGHTS), wire::f32s(&weights[own]))?);
+            updated.push(self.fabric.broadcast(self.key(number, WEIGHTS), self.fabric.part(&weights[own]))?);
         }
         let key = self.key(behind, WEIGHTS);
         let of_rows = self.tables.update((fabric.as_ref(), key), of_rows, scale, weights, update)?;

@@ -12,7 +12,7 @@ use sha2::Sha256;
 use crate::world::membership;
 
 /// The version of the protocol that the fake speaks.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 const NONCE: [u8; 32] = [9; 32];
 
@@ -46,6 +46,10 @@ pub const PART: u8 = 0;
 pub const HEARTBEAT: u8 = 1;
 pub const LONG: u8 = 4;
 pub const PIECE: u8 = 5;
+pub const OFFER: u8 = 6;
+pub const ACCEPTED: u8 = 7;
+pub const LENT: u8 = 8;
+pub const RETURNED: u8 = 9;
 
 /// The head of a frame of this kind and length; of a shuffle with the key of zeros where that matters.
 pub fn head(kind: u8, len: usize) -> Vec<u8> {

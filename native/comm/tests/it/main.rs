@@ -13,6 +13,7 @@ mod gossip;
 mod joining;
 mod moves;
 mod reduce;
+mod shared;
 mod simulated;
 mod sparse;
 mod strategy;

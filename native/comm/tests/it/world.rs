@@ -13,14 +13,17 @@ pub enum Kind {
     Local,
     /// A socket between every two workers.
     Tcp,
-    /// Two workers a process: both kinds of link.
+    /// The same, with memory that they share.
+    Host,
+    /// Two workers a process: mailboxes, sockets and memory.
     Mixed,
 }
 
-pub const KINDS: [Kind; 3] = [Kind::Local, Kind::Tcp, Kind::Mixed];
+pub const KINDS: [Kind; 4] = [Kind::Local, Kind::Tcp, Kind::Host, Kind::Mixed];
 
+/// Without memory that processes share: [`meshes`] adds it where a kind has it.
 pub fn options() -> Options {
-    Options { deadline: Duration::from_secs(20), ..Options::default() }
+    Options { deadline: Duration::from_secs(20), shared_memory: 0, ..Options::default() }
 }
 
 static JOBS: AtomicUsize = AtomicUsize::new(0);
@@ -45,9 +48,14 @@ pub fn membership(world: usize, process: impl Fn(usize) -> String) -> (Membershi
 pub fn meshes(kind: Kind, world: usize, options: &Options) -> Vec<Mesh> {
     let process = match kind {
         Kind::Local => return local_world(world, options).unwrap(),
-        Kind::Tcp => |rank: usize| format!("process {rank}"),
+        Kind::Tcp | Kind::Host => |rank: usize| format!("process {rank}"),
         Kind::Mixed => |rank: usize| format!("process {}", rank / 2),
     };
+    let shared_memory = match kind {
+        Kind::Host | Kind::Mixed if options.shared_memory == 0 => 1 << 24,
+        _ => options.shared_memory,
+    };
+    let options = &Options { shared_memory, ..options.clone() };
     let (membership, listeners) = membership(world, process);
     thread::scope(|scope| {
         let join = |(rank, listener)| {

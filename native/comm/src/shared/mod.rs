@@ -1,0 +1,14 @@
+//! Memory that workers of other processes on one host read: what is sent to them lies there, and only its place travels.
+//!
+//! A worker has one arena, a file in memory without a name in any folder, and offers it to each peer of its host. A peer that can
+//! open it maps it for reading; one that cannot, as it runs for another user or in a container of its own, gets parts through its
+//! socket as any other. A part stays where it is until all who read it have let it go.
+
+mod arena;
+mod free;
+mod lender;
+mod window;
+
+pub(crate) use arena::{Arena, Offer, Place};
+pub(crate) use lender::{Lender, Loan};
+pub(crate) use window::Window;
