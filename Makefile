@@ -90,6 +90,8 @@ bench: build command $(bench_venv)/ready ## Us and our peers, alternately in one
 	$(bench_venv)/bin/python benchmarks/engine.py
 	cargo build --release --quiet -p firesteel-comm --example all_reduce
 	$(bench_venv)/bin/python benchmarks/gloo.py --worker $(CARGO_TARGET_DIR)/release/examples/all_reduce
+	cargo build --release --quiet -p firesteel-train --example pair
+	$(bench_venv)/bin/python benchmarks/ddp.py --worker $(CARGO_TARGET_DIR)/release/examples/pair
 	$(venv)/bin/python benchmarks/spark.py --firesteel $(cli)
 	cd scala && $(mvn) test-compile
 	@mkdir -p target

@@ -57,12 +57,12 @@ NETWORKS = {
 }
 
 
-def write_work(network, path):
+def write_work(network, path, batches=BATCHES):
     """Data, initial weights and what to do with them, as both sides read it."""
     shape, ops, weights = NETWORKS[network]
     random = np.random.default_rng(7)
     # Ten blurred blots under noise, a tenth of them mislabelled so that no round ends with nothing left to learn.
-    target = random.integers(0, 10, ROWS * BATCHES)
+    target = random.integers(0, 10, ROWS * batches)
     blots = random.normal(size=(10, 28, 28))
     blots = sum(np.roll(blots, (i, j), (1, 2)) for i in range(-2, 3) for j in range(-2, 3)) / 8
     x = 0.5 * blots[target] + random.normal(size=(len(target), 28, 28))
