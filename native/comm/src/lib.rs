@@ -25,6 +25,7 @@
 //! | [`gossip`] | [`gossip::Gossip`]: workers that update and mix |
 //! | [`topology`] | [`topology::Topology`]: who mixes with whom |
 //! | [`strategy`] | [`strategy::Spec`], a strategy as text, and [`strategy::Strategy`]: who sends what to whom, and updates which weights |
+//! | [`plan`] | [`plan::plan`]: which values of a gradient travel together |
 //! | [`advise`] | [`advise::advise`]: which strategy a job would be fastest with |
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
@@ -41,6 +42,7 @@ mod join;
 mod local;
 mod mailbox;
 mod mesh;
+pub mod plan;
 pub mod reduce;
 #[allow(unsafe_code)]
 mod shared;

@@ -12,6 +12,7 @@ use super::{Computed, Layout, Owned, Strategy, Totals, Update};
 use crate::collective::{reduce, slice_of};
 use crate::fabric::{Fabric, Key};
 use crate::mailbox::Pending;
+use crate::plan::{self, ALIGNMENT};
 use crate::wire;
 
 const GRADIENTS: u16 = 0;
@@ -19,9 +20,6 @@ const WEIGHTS: u16 = 1;
 
 /// Bytes of [`Totals`] on the wire.
 pub(super) const TOTALS: usize = 16;
-
-/// Slices begin at multiples of this many f32, as tensors do.
-const ALIGNMENT: usize = 16;
 
 /// One range of the dense part that travels as one message a peer.
 #[derive(Debug)]
@@ -235,9 +233,11 @@ pub(super) fn cut(layout: &Layout) -> Result<Vec<Range<usize>>> {
     if layout.bucket_len == 0 {
         return Err(Error::argument("buckets of 0 values, expected at least 1"));
     }
-    let len = layout.bucket_len.next_multiple_of(ALIGNMENT);
-    let starts = (0..layout.dense_len.max(1)).step_by(len);
-    Ok(starts.map(|start| start..(start + len).min(layout.dense_len)).collect())
+    let mut buckets = plan::fixed(0..layout.dense_len, layout.bucket_len);
+    if buckets.is_empty() {
+        buckets.push(0..0);
+    }
+    Ok(buckets)
 }
 
 /// The slice of a bucket that `owner` owns, cut at multiples of 16 f32.
