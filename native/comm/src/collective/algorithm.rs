@@ -97,24 +97,31 @@ impl Algorithm {
         }
     }
 
-    /// Messages that are sent one after the other: those of the worker that sends most, and at least one a round.
-    fn messages(self, len: usize, world: usize) -> usize {
-        let of_one = match self {
-            Algorithm::TwoPhase | Algorithm::Ring => 2 * (world - 1),
-            Algorithm::HalvingDoubling => 2 * world.ilog2() as usize + usize::from(!world.is_power_of_two()),
-            // To a parent and two children in one tree, to a parent in the other.
-            Algorithm::DoubleBinaryTree => 4 * tree::chunks(len, tree::CHUNK).len().div_ceil(2),
-        };
-        if world == 1 { 0 } else { of_one.max(self.rounds(len, world)) }
-    }
-
-    /// Seconds that it takes over links of which all are alike: latencies of its rounds, messages, and the bytes of the worker that
-    /// sends most. What one worker sends while another does, and links that many share, are not in it.
+    /// Seconds that it takes over links of which all are alike: latencies of its rounds, messages, and the bytes that travel one after
+    /// the other. What computing takes is not in it, nor links that many share.
+    ///
+    /// Over a [`crate::Simulated`] network the ring and, among a power of two, halves take that, two phases up to 2(n−1) messages less, as some are made
+    /// ready while others travel, and trees within a quarter of it.
     pub fn seconds(self, len: usize, world: usize, link: Link) -> f64 {
-        let most = (0..world).map(|rank| self.bytes(len, rank, world)).max().unwrap_or(0);
-        self.rounds(len, world) as f64 * link.latency
-            + self.messages(len, world) as f64 * link.per_message
-            + most as f64 / link.bandwidth
+        if world == 1 {
+            return 0.0;
+        }
+        let of = |messages: usize, bytes: u64| {
+            self.rounds(len, world) as f64 * link.latency
+                + messages as f64 * link.per_message
+                + bytes as f64 / link.bandwidth
+        };
+        match self {
+            Algorithm::TwoPhase | Algorithm::Ring => {
+                let most = (0..world).map(|rank| self.bytes(len, rank, world)).max().unwrap_or(0);
+                of(2 * (world - 1), most)
+            }
+            Algorithm::HalvingDoubling => {
+                let most = (0..world).map(|rank| self.bytes(len, rank, world)).max().unwrap_or(0);
+                of(self.rounds(len, world), most)
+            }
+            Algorithm::DoubleBinaryTree => tree::seconds(len, world, link),
+        }
     }
 
     /// The fastest by [`Algorithm::seconds`]; the same on all workers that are told the same.

@@ -106,8 +106,8 @@ fn what_is_chosen_depends_on_what_messages_cost() {
     assert_eq!(chosen(100, 64, 0.0), Algorithm::TwoPhase);
     // And not where each costs.
     assert_eq!(chosen(100, 64, 2e-5), Algorithm::HalvingDoubling);
-    assert_eq!(chosen(100, 3, 2e-5), Algorithm::TwoPhase);
-    // Of no power of two, halving sends whole vectors beside.
+    assert_eq!(chosen(100, 4, 2e-5), Algorithm::TwoPhase);
+    // Of no power of two, twins swap halves beside.
     assert_eq!(chosen(10_000_000, 64, 2e-5), Algorithm::HalvingDoubling);
     assert_eq!(chosen(10_000_000, 63, 2e-5), Algorithm::TwoPhase);
     let link = Link { latency: 1.0, per_message: 1.0, bandwidth: 1.0 };

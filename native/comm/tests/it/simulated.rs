@@ -37,7 +37,11 @@ fn ends(world: usize, network: &Network, work: impl Fn(&Simulated) + Sync) -> Ve
 
 /// Seconds of the slowest of an all-reduce.
 fn seconds(algorithm: Algorithm, len: usize, world: usize) -> f64 {
-    let ends = ends(world, &network(), |fabric| {
+    seconds_over(&network(), algorithm, len, world)
+}
+
+fn seconds_over(network: &Network, algorithm: Algorithm, len: usize, world: usize) -> f64 {
+    let ends = ends(world, network, |fabric| {
         algorithm.all_reduce(fabric, Key::new(0, 0, 0), &mut vec![1.0; len]).unwrap();
     });
     ends.into_iter().fold(0.0, f64::max)
@@ -99,14 +103,28 @@ fn two_phases_take_no_more_than_their_closed_form() {
 }
 
 #[test]
-fn trees_take_up_to_twice_their_closed_form() {
-    for (world, len) in [(8, 1 << 19), (16, 1 << 19), (8, 1_000)] {
-        let found = seconds(Algorithm::DoubleBinaryTree, len, world);
-        let estimate = Algorithm::DoubleBinaryTree.seconds(len, world, NETWORK);
-        // The estimate knows neither that a leaf's chunks fill its link before it adds up in the other tree, nor how long the first
-        // chunk takes to the root, which is much where there are few: 4 in each of these.
-        let share = found / estimate;
-        assert!((0.7..2.0).contains(&share), "{len} values among {world}: {found} s, estimated {estimate}");
+fn trees_take_what_their_estimate_says_within_a_quarter() {
+    let link = |latency, per_message, bandwidth| Link { latency, per_message, bandwidth };
+    let links = [
+        link(3e-5, 1e-5, 3.125e9),
+        link(3e-4, 1e-5, 1.25e8),
+        link(4e-2, 1e-5, 1.25e7),
+        link(1e-4, 1e-4, 1.25e8),
+        link(0.0, 0.0, 1e9),
+    ];
+    for len in [1_000, 10_000, 100_000, 200_000, 500_000, 1_000_000, 3_000_000, 10_000_000] {
+        // No more than a hundred megabytes of vectors at a time.
+        for world in
+            [2, 3, 4, 5, 7, 8, 11, 16, 23, 31, 32].into_iter().filter(|world| len * world <= 25_000_000)
+        {
+            for link in links {
+                let Link { latency, per_message, bandwidth } = link;
+                let network = Network { latency, per_message, bandwidth, ..Network::default() };
+                let found = seconds_over(&network, Algorithm::DoubleBinaryTree, len, world);
+                let share = Algorithm::DoubleBinaryTree.seconds(len, world, link) / found;
+                assert!((0.75..1.25).contains(&share), "{len} values among {world} over {link:?}: {share}");
+            }
+        }
     }
 }
 
