@@ -100,7 +100,7 @@ impl Algorithm {
     /// Seconds that it takes over links of which all are alike: latencies of its rounds, messages, and the bytes that travel one after
     /// the other. What computing takes is not in it, nor links that many share.
     ///
-    /// Over a [`crate::Simulated`] network the ring and, among a power of two, halves take that, two phases up to 2(n−1) messages less, as some are made
+    /// Over a [`crate::Simulated`] network the ring and halves take that, two phases up to 2(n−1) messages less, as some are made
     /// ready while others travel, and trees within a quarter of it.
     pub fn seconds(self, len: usize, world: usize, link: Link) -> f64 {
         if world == 1 {
@@ -116,10 +116,7 @@ impl Algorithm {
                 let most = (0..world).map(|rank| self.bytes(len, rank, world)).max().unwrap_or(0);
                 of(2 * (world - 1), most)
             }
-            Algorithm::HalvingDoubling => {
-                let most = (0..world).map(|rank| self.bytes(len, rank, world)).max().unwrap_or(0);
-                of(self.rounds(len, world), most)
-            }
+            Algorithm::HalvingDoubling => of(self.rounds(len, world), halving::path(len, world)),
             Algorithm::DoubleBinaryTree => tree::seconds(len, world, link),
         }
     }

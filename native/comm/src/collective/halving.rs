@@ -8,54 +8,84 @@ use crate::fabric::{Fabric, Key};
 use crate::wire;
 
 /// Partners at half the distance each time swap halves of what they still have, add, and on the way back swap what is summed.
-/// 2·log₂n rounds and the fewest bytes (Thakur, Rabenseifner and Gropp 2005). Of a number of workers that is no power of two, those
-/// behind the largest add their vector to another's first and get the sum from it.
+/// 2·log₂n rounds and the fewest bytes (Thakur, Rabenseifner and Gropp 2005).
+///
+/// Of a number of workers that is no power of two, those behind the largest are second twins of the first ones. Before all others
+/// begin, twins swap halves and add: one has the half then that both of them keep, the other that which they give away, sends it to
+/// where it goes, and is done. On the way back all goes the other way. That is half a vector more each way for twins and half for
+/// the others' first round to wait for, where Rabenseifner (2004) adds both halves up on one twin, for which all wait twice as long.
+///
+/// Each value is added up in the same order, whichever half it is in: where a vector is cut changes no bit.
 pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
-    let (rank, world) = (fabric.rank(), fabric.world());
-    let Plan { inner, rounds } = Plan::new(world);
-    let key = |phase: usize| key.later(phase);
-    let last = 1 + 2 * rounds;
-    if rank >= inner {
-        let whole = vec![(rank - inner, wire::f32s(values))];
-        fabric.exchange(key(0)?, whole, &[])?.wait()?;
-        let sum = fabric.exchange(key(last)?, vec![], &[rank - inner])?.wait()?;
-        return wire::copy_f32s(&sum[0], values, rank - inner);
+    let moves = moves(fabric.rank(), values.len(), fabric.world());
+    let last = 2 * rounds(fabric.world()) + 1;
+    for (nth, Move { gives, gets }) in moves.iter().enumerate() {
+        let received = swap(fabric, key.later(nth)?, gives, gets, values)?;
+        if let (Some((from, range)), Some(part)) = (gets, received) {
+            wire::add_f32s(&part, &mut values[range.clone()], *from)?;
+        }
     }
-    let outer = (rank + inner < world).then_some(rank + inner);
-    if let Some(outer) = outer {
-        let theirs = fabric.exchange(key(0)?, vec![], &[outer])?.wait()?;
-        wire::add_f32s(&theirs[0], values, outer)?;
-    }
-    for round in 0..rounds {
-        let (partner, [mine, theirs]) = halves(rank, values.len(), inner, round);
-        let part = wire::f32s(&values[theirs]);
-        let received = fabric.exchange(key(1 + round)?, vec![(partner, part)], &[partner])?.wait()?;
-        wire::add_f32s(&received[0], &mut values[mine], partner)?;
-    }
-    for round in (0..rounds).rev() {
-        let (partner, [mine, theirs]) = halves(rank, values.len(), inner, round);
-        let part = wire::f32s(&values[mine]);
-        let received =
-            fabric.exchange(key(2 * rounds - round)?, vec![(partner, part)], &[partner])?.wait()?;
-        wire::copy_f32s(&received[0], &mut values[theirs], partner)?;
-    }
-    if let Some(outer) = outer {
-        fabric.exchange(key(last)?, vec![(outer, wire::f32s(values))], &[])?.wait()?;
+    for (nth, Move { gives, gets }) in moves.iter().enumerate().rev() {
+        let received = swap(fabric, key.later(last - nth)?, gets, gives, values)?;
+        if let (Some((from, range)), Some(part)) = (gives, received) {
+            wire::copy_f32s(&part, &mut values[range.clone()], *from)?;
+        }
     }
     Ok(())
 }
 
-/// The largest power of two among the workers, and its logarithm.
-struct Plan {
-    inner: usize,
-    rounds: usize,
+/// A worker, and a part of the vector.
+type Of = Option<(usize, Range<usize>)>;
+
+/// What a worker does in a round on the way there; on the way back it gives what it got, and gets what it gave.
+#[derive(Default)]
+struct Move {
+    gives: Of,
+    gets: Of,
 }
 
-impl Plan {
-    fn new(world: usize) -> Plan {
-        let rounds = world.ilog2() as usize;
-        Plan { inner: 1 << rounds, rounds }
+/// Sends a part, and waits for one.
+fn swap(
+    fabric: &dyn Fabric,
+    key: Key,
+    gives: &Of,
+    gets: &Of,
+    values: &[f32],
+) -> Result<Option<bytes::Bytes>> {
+    let to = gives.iter().map(|(to, range)| (*to, wire::f32s(&values[range.clone()])));
+    let from: Vec<usize> = gets.iter().map(|(from, _)| *from).collect();
+    Ok(fabric.exchange(key, to.collect(), &from)?.wait()?.pop())
+}
+
+/// Those of the largest power of two among the workers.
+fn rounds(world: usize) -> usize {
+    world.ilog2() as usize
+}
+
+/// All moves of a worker on the way there, the first of which is between twins; none in the end of a second twin.
+fn moves(rank: usize, len: usize, world: usize) -> Vec<Move> {
+    let inner = 1 << rounds(world);
+    let twin = |of: usize| Some(of + inner).filter(|twin| *twin < world);
+    let (partner, [mine, theirs]) = halves(rank % inner, len, inner, 0);
+    // Who of the others gives this one's half away.
+    let giver = twin(partner).unwrap_or(partner);
+    if rank >= inner {
+        let first = rank - inner;
+        let keeps = Move { gives: Some((first, mine)), gets: Some((first, theirs.clone())) };
+        return vec![keeps, Move { gives: Some((partner, theirs)), gets: None }];
     }
+    let mut moves = match twin(rank) {
+        Some(second) => vec![
+            Move { gives: Some((second, theirs)), gets: Some((second, mine.clone())) },
+            Move { gives: None, gets: Some((giver, mine)) },
+        ],
+        None => vec![Move::default(), Move { gives: Some((partner, theirs)), gets: Some((giver, mine)) }],
+    };
+    moves.extend((1..rounds(world)).map(|round| {
+        let (partner, [mine, theirs]) = halves(rank, len, inner, round);
+        Move { gives: Some((partner, theirs)), gets: Some((partner, mine)) }
+    }));
+    moves
 }
 
 /// The partner of a round, the half that this one keeps of what it has left, and the partner's.
@@ -74,19 +104,17 @@ fn halves(rank: usize, len: usize, inner: usize, round: usize) -> (usize, [Range
     (rank, [range.clone(), range])
 }
 
-/// As [`super::Algorithm::bytes`].
+/// As [`super::Algorithm::bytes`]. Twins send half a vector twice for each other, and of the round in which halves first travel one
+/// way each.
 pub(super) fn bytes(len: usize, rank: usize, world: usize) -> u64 {
-    let Plan { inner, rounds } = Plan::new(world);
-    if rank >= inner {
-        return 4 * len as u64;
-    }
-    // The partner's half on the way there, one's own on the way back.
-    let swapped: usize = (0..rounds)
-        .map(|round| {
-            let (_, [mine, theirs]) = halves(rank, len, inner, round);
-            mine.len() + theirs.len()
-        })
-        .sum();
-    let whole = if rank + inner < world { len } else { 0 };
-    4 * (swapped + whole) as u64
+    let of = |part: &Of| part.as_ref().map_or(0, |(_, range)| range.len());
+    let values: usize = moves(rank, len, world).iter().map(|all| of(&all.gives) + of(&all.gets)).sum();
+    4 * values as u64
+}
+
+/// Bytes that travel one after the other: a half, a quarter and so on, there and back, and between twins half a vector more each way.
+pub(super) fn path(len: usize, world: usize) -> u64 {
+    let halves: usize = (1..=rounds(world)).map(|round| len.div_ceil(1 << round)).sum();
+    let of_twins = if world.is_power_of_two() { 0 } else { len.div_ceil(2) };
+    8 * (halves + of_twins) as u64
 }
