@@ -48,6 +48,7 @@ pub mod reduce;
 mod shared;
 pub mod simulated;
 pub mod sparse;
+mod stopwatch;
 pub mod strategy;
 mod tcp;
 pub mod topology;

@@ -6,6 +6,7 @@
 mod algorithm;
 mod halving;
 mod hosts;
+mod measure;
 mod ring;
 mod tree;
 

@@ -11,6 +11,7 @@ mod fake;
 mod faults;
 mod gossip;
 mod joining;
+mod measure;
 mod moves;
 mod reduce;
 mod shared;
