@@ -8,6 +8,7 @@ use firesteel_error::{Error, Result};
 use super::catalogue::Family;
 use super::sharded::cut;
 use super::spec::edges;
+use super::tuning::Tuning;
 use super::{Layout, Local, Make, Mixing, Outer, Replicated, Sharded, Spec, Stale, Strategy};
 use crate::collective::Algorithm;
 use crate::compress::{
@@ -59,6 +60,7 @@ impl Spec {
             }
             "asp" => Ok(Box::new(Stale::new(fabric, layout, None, self.whole("every")?)?)),
             "post_local" => Ok(Box::new(local(Outer::Mean)?.after(self.whole("after")?))),
+            "all_reduce" => self.all_reduce(fabric, layout),
             "power_sgd" => {
                 let rank = whole(self, "rank")?;
                 let make = |range: &Range<usize>| match matrix(layout, range).filter(|m| thin(rank, *m)) {
@@ -81,6 +83,26 @@ impl Spec {
         }
     }
 
+    /// Of what is measured first, sums in two phases until it is.
+    fn all_reduce(&self, fabric: Arc<dyn Fabric>, layout: &Layout) -> Result<Box<dyn Strategy>> {
+        let (algorithm, merges) = (self.algorithm()?, self.word("buckets")? == "merged");
+        let buckets = if self.word("buckets")? == "tensors" { by_tensor(layout) } else { cut(layout)? };
+        let first = AllReduce::new(algorithm.unwrap_or(Algorithm::TwoPhase));
+        let made = Replicated::new(fabric, layout, buckets, &|_| Ok(Box::new(first)))?;
+        Ok(Box::new(made.tuned(Tuning::new(algorithm, merges))))
+    }
+
+    /// The one that is asked for; none where links are to choose.
+    fn algorithm(&self) -> Result<Option<Algorithm>> {
+        Ok(match self.word("by")? {
+            "auto" => None,
+            "ring" => Some(Algorithm::Ring),
+            "halving_doubling" => Some(Algorithm::HalvingDoubling),
+            "double_binary_tree" => Some(Algorithm::DoubleBinaryTree),
+            _ => Some(Algorithm::TwoPhase),
+        })
+    }
+
     /// Refuses what cannot be made for a world of this size, whatever the network.
     ///
     /// # Errors
@@ -98,6 +120,13 @@ impl Spec {
             "sharded" | "local" | "post_local" | "slow_mo" | "easgd" | "async_average" | "ssp" | "asp"
             | "power_sgd" => Ok(()),
             "s2" | "union" | "sparse_gather" | "densify" | "parallax" => self.rows(0).map(drop),
+            "all_reduce" => match (self.word("buckets")?, self.word("by")?) {
+                ("merged", by @ ("ring" | "double_binary_tree")) => Err(Error::argument(format!(
+                    "merged buckets, which the clock cuts, by {by}, whose sums depend on where a vector is cut; expected two_phase, \
+                     halving_doubling or auto"
+                ))),
+                _ => Ok(()),
+            },
             "hierarchical" => {
                 let [group, every, inner] = ["group", "every", "inner"].map(|name| self.whole(name));
                 let (group, every, inner) = (group?, every?, inner?);
@@ -150,12 +179,6 @@ impl Spec {
     /// The reduction of a bucket.
     fn reduce(&self, seed: u64) -> Result<Box<dyn Reduce>> {
         Ok(match self.name() {
-            "all_reduce" => Box::new(AllReduce::new(match self.word("by")? {
-                "ring" => Algorithm::Ring,
-                "halving_doubling" => Algorithm::HalvingDoubling,
-                "double_binary_tree" => Algorithm::DoubleBinaryTree,
-                _ => Algorithm::TwoPhase,
-            })),
             "two_phase" => {
                 let [to, from] = ["to", "from"].map(|name| self.of(name).and_then(Spec::compressor));
                 Box::new(TwoPhase::new(to?, from?, self.feedback()?, seed)?)
@@ -283,6 +306,14 @@ fn matrix(layout: &Layout, range: &Range<usize>) -> Option<[usize; 2]> {
 /// Whether a product of this rank has fewer values than the matrix.
 fn thin(rank: usize, [rows, columns]: [usize; 2]) -> bool {
     rank.saturating_mul(rows + columns) < rows * columns
+}
+
+/// A bucket a tensor, with what lies between it and the next; all in one where no tensor is named.
+fn by_tensor(layout: &Layout) -> Vec<Range<usize>> {
+    let mut starts: Vec<usize> = layout.tensors.iter().skip(1).map(|tensor| tensor.range.start).collect();
+    starts.insert(0, 0);
+    let ends = starts.iter().skip(1).copied().chain([layout.dense_len]);
+    starts.iter().zip(ends).map(|(start, end)| *start..end).collect()
 }
 
 /// Buckets of one matrix each, where it is wanted, and of what lies between them.

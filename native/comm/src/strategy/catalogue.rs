@@ -242,15 +242,19 @@ entries! {
         source "Dai et al. 2019, BigDL; ZeRO's first stage, Rajbhandari et al. 2020";
     }
     Strategy all_reduce(
-        by: [choice "two_phase" of &["two_phase", "ring", "halving_doubling", "double_binary_tree"]]
-            "the way to sum",
+        by: [choice "two_phase" of &["two_phase", "ring", "halving_doubling", "double_binary_tree", "auto"]]
+            "the way to sum; auto is for each bucket that which takes the shortest by what messages cost, measured before the first step",
+        buckets: [choice "fixed" of &["fixed", "tensors", "merged"]]
+            "what travels together: as many bytes as bucket_bytes says; a tensor; or neighbours, from the fifth step on, so that by what \
+             those before it took the last of them arrives the soonest. Merged goes with two_phase, halving_doubling and auto",
     ) {
         "the gradient is all-reduced, and each worker updates all weights";
         when "many workers and small networks, where the fewer rounds of halving_doubling or a tree count; a ring where neighbours \
-              alone are near";
-        sends "2·(n−1)/n·S; double_binary_tree about 2·S";
-        costs "nothing; the optimizer's state is whole on each worker";
-        source "Thakur et al. 2005; Sanders et al. 2009";
+              alone are near; merged where messages are dear beside their bytes, or backward is long beside both";
+        sends "2·(n−1)/n·S, halving_doubling up to S/2 more where n is no power of two; double_binary_tree about 2·S";
+        costs "nothing, and two_phase and halving_doubling give the same bits however buckets are cut; auto may choose otherwise in \
+               another run, which changes last bits; the optimizer's state is whole on each worker";
+        source "Thakur et al. 2005; Sanders et al. 2009; Zhang et al. 2017, Poseidon; Shi, Chu and Li 2019, MG-WFBP";
     }
     Strategy two_phase(
         to: [compressor "plain"] "on the way to the owners of slices",

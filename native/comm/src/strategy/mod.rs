@@ -9,6 +9,7 @@
 //! | `stale` | [`Stale`]: owners update with what has come, and nobody waits for the slowest more than it must |
 //! | `tables`, `rows`, `summed` | the rows of tables that a step touches: by their owners, or by everyone |
 //! | `pipeline` | buckets that are reduced beside each other |
+//! | `tuning` | algorithms and buckets that are chosen by what the first steps take |
 //! | `spec`, `catalogue` | [`Spec`]: a strategy as text, `two_phase(qsgd(levels=15))`, and all that there are |
 
 mod build;
@@ -23,6 +24,7 @@ mod spec;
 mod stale;
 mod summed;
 mod tables;
+mod tuning;
 
 use std::ops::Range;
 

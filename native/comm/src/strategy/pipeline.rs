@@ -203,6 +203,11 @@ impl Pipeline {
         self.buckets.len()
     }
 
+    /// A bucket's place.
+    pub(super) fn range(&self, bucket: usize) -> Range<usize> {
+        self.buckets[bucket].range.clone()
+    }
+
     /// Takes the values of `range` that belong to the bucket, behind those it has; whether it has all.
     pub(super) fn stage(&mut self, bucket: usize, range: &Range<usize>, values: &[f32]) -> bool {
         let Bucket { range: whole, values: staged, .. } = &mut self.buckets[bucket];

@@ -8,6 +8,7 @@ use firesteel_error::{Error, Result};
 use super::pipeline::{Agreement, Pipeline, Scale, number};
 use super::summed::Summed;
 use super::tables::Tables;
+use super::tuning::Tuning;
 use super::{Computed, Layout, Owned, State, Strategy, Totals, Update, clear};
 use crate::fabric::{Fabric, Key};
 use crate::reduce::Reduce;
@@ -32,6 +33,8 @@ pub struct Replicated {
     tables: OfTables,
     dense_len: usize,
     gaps: Vec<Range<usize>>,
+    /// While something may still change.
+    tuning: Option<Tuning>,
     step: u64,
     agreement: Option<Arc<Agreement>>,
     staged: usize,
@@ -60,6 +63,7 @@ impl Replicated {
             tables,
             dense_len,
             gaps: layout.gaps(),
+            tuning: None,
             step: 0,
             agreement: None,
             staged: 0,
@@ -78,6 +82,24 @@ impl Replicated {
     ) -> Result<Replicated> {
         self.tables = OfTables::Summed(Summed::new(layout, make)?, layout.len);
         Ok(self)
+    }
+
+    /// With algorithms or buckets that are chosen by what the first steps take, in the place of reductions that keep nothing.
+    pub(super) fn tuned(mut self, tuning: Tuning) -> Replicated {
+        self.tuning = Some(tuning).filter(|tuning| !tuning.is_over());
+        self
+    }
+
+    /// Changes what the last steps say is to be changed.
+    fn tune(&mut self, step: u64) -> Result<()> {
+        let Some(tuning) = &mut self.tuning else { return Ok(()) };
+        let buckets: Vec<Range<usize>> =
+            (0..self.pipeline.len()).map(|nth| self.pipeline.range(nth)).collect();
+        if let Some(pipeline) = tuning.begin(&self.fabric, step, &buckets)? {
+            self.pipeline = pipeline;
+        }
+        self.tuning.take_if(|tuning| tuning.is_over());
+        Ok(())
     }
 
     fn behind(&self, phase: u16) -> Key {
@@ -111,13 +133,20 @@ impl Strategy for Replicated {
     }
 
     fn begin(&mut self, step: u64, totals: Totals) -> Result<()> {
+        self.tune(step)?;
         self.step = step;
         (self.staged, self.begun) = (0, 0);
         self.agreement = Some(Agreement::ask(self.fabric.as_ref(), self.behind(OF_TOTALS), totals)?);
+        if let Some(tuning) = &mut self.tuning {
+            tuning.goes_on(self.fabric.as_ref());
+        }
         Ok(())
     }
 
     fn ready(&mut self, range: Range<usize>, gradient: &[f32]) -> Result<()> {
+        if let Some(tuning) = &mut self.tuning {
+            tuning.finished(self.fabric.as_ref(), &range);
+        }
         if range.start != self.staged || range.len() != gradient.len() {
             return Err(Error::internal(format!("gradient of {range:?} follows {}", self.staged)));
         }
@@ -127,6 +156,9 @@ impl Strategy for Replicated {
             let key = Key::new(self.step, number(self.begun), 0);
             self.pipeline.begin(self.begun, key, Scale::Mean(agreement.clone()))?;
             self.begun += 1;
+        }
+        if let Some(tuning) = &mut self.tuning {
+            tuning.goes_on(self.fabric.as_ref());
         }
         Ok(())
     }

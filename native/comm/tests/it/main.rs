@@ -3,6 +3,7 @@
 
 mod advise;
 mod alone;
+mod buckets;
 mod collective;
 #[allow(dead_code)]
 mod compress;

@@ -47,9 +47,12 @@ fn build(text: &str, mesh: Mesh, layout: &Layout) -> Box<dyn Strategy> {
 }
 
 /// Those that give what a plain loop gives.
-const EXACT: [&str; 8] = [
+const EXACT: [&str; 11] = [
     "sharded",
     "all_reduce",
+    "all_reduce(auto)",
+    "all_reduce(buckets=tensors)",
+    "all_reduce(buckets=merged)",
     "all_reduce(ring)",
     "all_reduce(halving_doubling)",
     "all_reduce(double_binary_tree)",
@@ -363,6 +366,7 @@ pub fn all() -> Vec<String> {
         name => name,
     });
     let more = [
+        "all_reduce(buckets=merged)",
         "two_phase(min_max_u8, min_max_u8)",
         "two_phase(sign, sign, feedback=true)",
         "gather(top_k(ratio=0.1))",
