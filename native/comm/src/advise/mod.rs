@@ -11,7 +11,8 @@
 //!
 //! Not among the candidates: `ssp` and `asp`, whose simulated times are not the same twice; `power_sgd`, `fetch_sgd` and
 //! `double_binary_tree`, whose messages do not shrink with vectors; and what sends as another does, `post_local`, `d2`,
-//! `gradient_tracking`, `quasi_global`, `s2`, `densify` and `parallax`.
+//! `gradient_tracking`, `quasi_global`, `s2`, `densify` and `parallax`; `all_reduce` with other buckets, which are cut by tensors that a
+//! [`Job`] does not name; and `all_reduce(auto)`, which may choose a tree.
 //!
 //! | module | |
 //! | --- | --- |

@@ -12,8 +12,8 @@ use crate::wire;
 ///
 /// Of a number of workers that is no power of two, those behind the largest are second twins of the first ones. Before all others
 /// begin, twins swap halves and add: one has the half then that both of them keep, the other that which they give away, sends it to
-/// where it goes, and is done. On the way back all goes the other way. That is half a vector more each way for twins and half for
-/// the others' first round to wait for, where Rabenseifner (2004) adds both halves up on one twin, for which all wait twice as long.
+/// where it goes, and is done. On the way back all goes the other way. All wait for half a vector more each way; adding both halves
+/// up on one twin, as Rabenseifner (2004) does, takes a whole one.
 ///
 /// Each value is added up in the same order, whichever half it is in: where a vector is cut changes no bit.
 pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {

@@ -250,7 +250,8 @@ entries! {
     ) {
         "the gradient is all-reduced, and each worker updates all weights";
         when "many workers and small networks, where the fewer rounds of halving_doubling or a tree count; a ring where neighbours \
-              alone are near; merged where messages are dear beside their bytes, or backward is long beside both";
+              alone are near; merged where messages are so dear that buckets beside each other \
+              do not hide it";
         sends "2·(n−1)/n·S, halving_doubling up to S/2 more where n is no power of two; double_binary_tree about 2·S";
         costs "nothing, and two_phase and halving_doubling give the same bits however buckets are cut; auto may choose otherwise in \
                another run, which changes last bits; the optimizer's state is whole on each worker";
