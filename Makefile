@@ -34,7 +34,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network build wheel gpu-build fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network soak build wheel gpu-build fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -76,6 +76,9 @@ test-ballista: setup ## Predictions and trainings on a cluster; Ballista and its
 
 test-python: build command datafusion $(call example_jar,flight-delays) $(call example_jar,digits)
 	FIRESTEEL_CLI=$(cli) $(venv)/bin/python -m pytest -q python/tests tests examples
+
+soak: setup ## 100,000 all-reduces in each of several worlds: no thread, descriptor or memory may be left; some minutes
+	FIRESTEEL_SOAK=all cargo test --release -p firesteel-comm --test it soak -- --nocapture --test-threads=1
 
 check: setup ## What must hold besides the tests: formatting, lints, versions
 	cargo fmt --all --check

@@ -11,22 +11,23 @@ use firesteel_comm::{Key, join, open_jobs};
 
 use crate::world::{Kind, membership, meshes, options};
 
-/// Runs an ignored test of this module in a process that may open 64 files.
-fn alone(test: &str) {
+/// Runs an ignored test, by its full name, in a process that may open 64 files; what it said.
+pub fn alone(test: &str) -> String {
     let done = Command::new("sh")
         .args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("alone::{test}"), "--ignored", "--nocapture"])
+        .args(["--exact", test, "--ignored", "--nocapture"])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{said}");
     assert!(said.contains("1 passed"), "the test ran: {said}");
+    said.into_owned()
 }
 
 #[test]
 fn nothing_is_left_when_workers_leave() {
-    alone("leave");
+    alone("alone::leave");
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn ours() -> Vec<String> {
 
 #[test]
 fn a_system_out_of_descriptors_delays_joining_and_does_not_end_it() {
-    alone("descriptors");
+    alone("alone::descriptors");
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod moves;
 mod reduce;
 mod shared;
 mod simulated;
+mod soak;
 mod sparse;
 mod strategy;
 mod sums;
