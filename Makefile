@@ -34,7 +34,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network soak build wheel gpu-build fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network soak fuzz build wheel gpu-build fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -80,8 +80,19 @@ test-python: build command datafusion $(call example_jar,flight-delays) $(call e
 soak: setup ## 100,000 all-reduces in each of several worlds: no thread, descriptor or memory may be left; some minutes
 	FIRESTEEL_SOAK=all cargo test --release -p firesteel-comm --test it soak -- --nocapture --test-threads=1
 
+fuzz_seconds ?= 180
+fuzz: setup ## What reads the bytes of other workers, fed with what may break it, three minutes a target; needs Rust's nightly
+	@scripts/nightly.sh
+	@cargo fuzz --version > /dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+	@for target in connections compressors sums specs; do \
+		mkdir -p $(FIRESTEEL_CACHE)/fuzz/$$target && \
+		(cd native/comm/fuzz && cargo +nightly fuzz run --fuzz-dir . $$target $(FIRESTEEL_CACHE)/fuzz/$$target -- \
+			-max_total_time=$(fuzz_seconds) -max_len=4096 -malloc_limit_mb=64 -timeout=30 -print_final_stats=1) || exit 1; \
+	done
+
 check: setup ## What must hold besides the tests: formatting, lints, versions
 	cargo fmt --all --check
+	cargo fmt --check --manifest-path native/comm/fuzz/Cargo.toml
 	cargo clippy --release --workspace --exclude firesteel-ballista --all-targets -- -D warnings
 	scripts/check-versions.sh
 	cd scala && mvn -q -B spotless:check
@@ -129,6 +140,7 @@ gpu-build: setup ## What checks and measures a GPU, for x86-64 Linux with the gl
 
 fmt: setup ## Formats everything
 	cargo fmt --all
+	cargo fmt --manifest-path native/comm/fuzz/Cargo.toml
 	cd scala && mvn -q -B spotless:apply
 	cd examples/spark && mvn -q -B spotless:apply
 	$(venv)/bin/ruff check --fix python benchmarks examples tests

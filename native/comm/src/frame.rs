@@ -89,6 +89,9 @@ impl Head {
             let text = format!("a frame of kind {kind} with {len} bytes, at most {limit} are allowed");
             return Err(Error::corrupt(text));
         }
+        if head == Head::Offer && len < Offer::LEN {
+            return Err(Error::corrupt(format!("an offer of {len} bytes, expected {}", Offer::LEN)));
+        }
         Ok(head)
     }
 }

@@ -18,6 +18,7 @@
 //! | `connect`, `handshake` | sockets between processes, proofs of the secret |
 //! | `tcp`, `frame` | connections, what travels on them |
 //! | `shared` | memory that workers of other processes on one host read |
+//! | `untrusted` | what reads the bytes of a peer, for fuzzers |
 //! | [`compress`] | [`compress::Compressor`]: what a vector looks like on the wire |
 //! | [`collective`] | all-reduce, all-gather, gather, broadcast from a root, barrier |
 //! | [`reduce`] | [`reduce::Reduce`]: sums over all workers, exact or compressed |
@@ -52,6 +53,8 @@ mod stopwatch;
 pub mod strategy;
 mod tcp;
 pub mod topology;
+#[doc(hidden)]
+pub mod untrusted;
 mod wire;
 mod words;
 

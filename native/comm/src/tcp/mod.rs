@@ -20,7 +20,7 @@ use crate::fabric::Options;
 use crate::frame::{self, Head};
 use crate::mailbox::{Gone, Mailbox, Tag};
 use crate::shared::{Arena, Lender};
-use reader::Reader;
+pub(crate) use reader::Reader;
 use writer::Writer;
 
 /// How long a worker that leaves waits for its last words to be sent.

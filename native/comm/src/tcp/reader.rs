@@ -4,8 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes};
 use firesteel_error::{Error, Kind, Result};
-use tokio::io::{AsyncReadExt, BufReader};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::time::timeout;
 
@@ -20,8 +19,8 @@ use crate::words::seconds;
 const SHORT: usize = 4 << 10;
 
 /// What a peer sends, until it is gone.
-pub(super) struct Reader {
-    socket: BufReader<OwnedReadHalf>,
+pub(crate) struct Reader<S> {
+    socket: BufReader<S>,
     peer: usize,
     mailbox: Arc<Mailbox>,
     options: Options,
@@ -42,29 +41,29 @@ struct Long {
     part: Incoming,
 }
 
-impl Reader {
-    pub(super) fn new(
-        socket: OwnedReadHalf,
+impl<S: AsyncRead + Unpin> Reader<S> {
+    pub(crate) fn new(
+        socket: S,
         peer: usize,
         mailbox: Arc<Mailbox>,
         inbox: Option<Arc<Arena>>,
         options: &Options,
-    ) -> Reader {
+    ) -> Reader<S> {
         let (socket, options, window) = (BufReader::new(socket), options.clone(), Arc::default());
         Reader { socket, peer, mailbox, options, inbox, long: None, lender: None, window, queue: None }
     }
 
     /// With memory that is shared with the peer, and the queue of what goes to it.
-    pub(super) fn sharing(
+    pub(crate) fn sharing(
         self,
         lender: Option<Arc<Lender>>,
         window: Arc<OnceLock<Arc<Window>>>,
         queue: WeakUnboundedSender<Message>,
-    ) -> Reader {
+    ) -> Reader<S> {
         Reader { lender, window, queue: Some(queue), ..self }
     }
 
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let gone = loop {
             match self.frame().await {
                 Ok(None) => {}

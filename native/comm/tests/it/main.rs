@@ -21,5 +21,6 @@ mod soak;
 mod sparse;
 mod strategy;
 mod sums;
+mod untrusted;
 mod wire;
 mod world;
