@@ -34,7 +34,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network soak fuzz build wheel gpu-build fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network soak fuzz tsan build wheel gpu-build fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -89,6 +89,14 @@ fuzz: setup ## What reads the bytes of other workers, fed with what may break it
 		(cd native/comm/fuzz && cargo +nightly fuzz run --fuzz-dir . $$target $(FIRESTEEL_CACHE)/fuzz/$$target -- \
 			-max_total_time=$(fuzz_seconds) -max_len=4096 -malloc_limit_mb=64 -timeout=30 -print_final_stats=1) || exit 1; \
 	done
+
+# The standard library too, as its locks would be invisible otherwise. One test's deadline is too short for it.
+tsan: setup ## The tests of native/comm under ThreadSanitizer; needs Rust's nightly with its sources
+	@scripts/nightly.sh rust-src
+	TSAN_OPTIONS=suppressions=$(CURDIR)/native/comm/tests/tsan.txt RUSTFLAGS=-Zsanitizer=thread \
+		cargo +nightly test --release -Zbuild-std --target $$(rustc -vV | sed -n 's/^host: //p') \
+		--target-dir $(CARGO_TARGET_DIR)/tsan -p firesteel-comm --lib --test it -- --skip soak \
+		--skip a_late_worker_is_named_at_the_deadline
 
 check: setup ## What must hold besides the tests: formatting, lints, versions
 	cargo fmt --all --check
