@@ -183,6 +183,35 @@ fn all_end_with_the_same_bits_and_the_bytes_that_were_said() {
     }
 }
 
+/// In all worlds, with vectors of many blocks, buckets and words; where sums are exact, against the sum in f64.
+#[test]
+fn long_vectors_end_with_the_same_bits_too() {
+    const LEN: usize = 100_003;
+    let vectors: Vec<Vec<f32>> = (0..9).map(|rank| vector(LEN, rank, 3)).collect();
+    for world in 1..10 {
+        let cases = cases();
+        let done = run(meshes(Kind::Local, world, &options()), |mesh| {
+            let one = |(nth, case): (usize, &Case)| {
+                let mut values = vectors[mesh.rank()][..case.len(LEN)].to_vec();
+                (case.make)().sum(&mesh, Key::new(nth as u64, 0, 0), &mut values).unwrap();
+                values
+            };
+            cases.iter().enumerate().map(one).collect::<Vec<_>>()
+        });
+        let sum = |i: usize| vectors[..world].iter().map(|of_rank| f64::from(of_rank[i])).sum::<f64>();
+        let expected: Vec<f64> = (0..LEN).map(sum).collect();
+        for (nth, case) in cases.iter().enumerate() {
+            let found = &done[0][nth];
+            assert!(done.iter().all(|of_rank| of_rank[nth] == *found), "{} among {world}", case.name);
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate().filter(|_| case.exact) {
+                let apart = (f64::from(*found) - expected).abs();
+                let most = 1e-6 * world as f64 * expected.abs().max(1.0);
+                assert!(apart <= most, "{} among {world}: value {i} is {apart} off", case.name);
+            }
+        }
+    }
+}
+
 /// Σ of all that was given out, and what is left, is Σ of all that was put in.
 #[test]
 fn with_feedback_nothing_is_lost() {
