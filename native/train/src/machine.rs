@@ -106,7 +106,7 @@ impl Machine {
             self.replica.copy_gradients_as(config.params.gradient_copy)?;
         }
         match (resume, start) {
-            (Some(checkpoint), _) => self.go_on_from(checkpoint, config.params.patience > 0),
+            (Some(checkpoint), _) => self.go_on_from(checkpoint, config),
             (None, Some(model)) => self.start_from(model),
             (None, None) => Ok(()),
         }
@@ -125,7 +125,7 @@ impl Machine {
     }
 
     /// Without `patience` nobody asked for the best epoch that the checkpoint may have: the last is what counts.
-    fn go_on_from(&mut self, checkpoint: &Checkpoint, patience: bool) -> Result<()> {
+    fn go_on_from(&mut self, checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
         let vectors = checkpoint.vectors(&self.graph, self.moments.slots().len())?;
         self.replica.weights_mut().copy_from_slice(&vectors.weights);
         self.replica.buffers_mut().copy_from_slice(&vectors.buffers);
@@ -133,7 +133,8 @@ impl Machine {
             true => self.replica.set_optimizer_state(&vectors.slots)?,
             false => checkpoint::take_state(self.strategy.as_ref(), &mut self.moments, &vectors.slots),
         }
-        self.strategy.resume(&vectors.strategy)?;
+        config.params.strategy.spec().resume(self.strategy.as_mut(), &vectors.strategy)?;
+        let patience = config.params.patience > 0;
         self.progress = checkpoint.progress().clone();
         self.progress.best = self.progress.best.filter(|_| patience);
         self.best = vectors.best.filter(|_| patience);

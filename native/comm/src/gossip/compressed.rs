@@ -115,8 +115,8 @@ impl Gossip for Choco {
         vec![self.known.own.clone(), self.known.sum.clone()]
     }
 
-    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
-        [self.known.own, self.known.sum] = vectors(state)?;
+    fn set_state(&mut self, state: Vec<Vec<f32>>, len: usize) -> Result<()> {
+        [self.known.own, self.known.sum] = vectors(state, len)?;
         Ok(())
     }
 
@@ -182,8 +182,8 @@ impl Gossip for Dcd {
         vec![self.0.own.clone(), self.0.sum.clone()]
     }
 
-    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
-        [self.0.own, self.0.sum] = vectors(state)?;
+    fn set_state(&mut self, state: Vec<Vec<f32>>, len: usize) -> Result<()> {
+        [self.0.own, self.0.sum] = vectors(state, len)?;
         Ok(())
     }
 

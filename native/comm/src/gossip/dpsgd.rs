@@ -52,8 +52,8 @@ impl Gossip for Dpsgd {
         vec![]
     }
 
-    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
-        vectors::<0>(state).map(|_| ())
+    fn set_state(&mut self, state: Vec<Vec<f32>>, len: usize) -> Result<()> {
+        vectors::<0>(state, len).map(|_| ())
     }
 
     fn restart(&mut self) {}

@@ -61,8 +61,8 @@ impl Gossip for D2 {
         vec![self.before.clone()]
     }
 
-    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
-        [self.before] = vectors(state)?;
+    fn set_state(&mut self, state: Vec<Vec<f32>>, len: usize) -> Result<()> {
+        [self.before] = vectors(state, len)?;
         Ok(())
     }
 
@@ -123,8 +123,8 @@ impl Gossip for Tracking {
         vec![self.tracked.clone(), self.before.clone()]
     }
 
-    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
-        [self.tracked, self.before] = vectors(state)?;
+    fn set_state(&mut self, state: Vec<Vec<f32>>, len: usize) -> Result<()> {
+        [self.tracked, self.before] = vectors(state, len)?;
         Ok(())
     }
 

@@ -62,11 +62,11 @@ pub trait Gossip: fmt::Debug + Send {
     /// What goes on from step to step beside the weights, for checkpoints.
     fn state(&self) -> Vec<Vec<f32>>;
 
-    /// Goes on from a checkpoint.
+    /// Goes on from a checkpoint of `len` weights.
     ///
     /// # Errors
-    /// `Corrupt` for a state of another way.
-    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()>;
+    /// `Corrupt` for a state of another way, or of more or fewer weights, saying what was found and expected.
+    fn set_state(&mut self, state: Vec<Vec<f32>>, len: usize) -> Result<()>;
 
     /// Begins anew, as where all workers have met and have the same weights.
     fn restart(&mut self);
@@ -105,8 +105,13 @@ fn exchange(fabric: &dyn Fabric, key: Key, row: &Row, part: bytes::Bytes) -> Res
     fabric.exchange(key, to, &from)?.wait()
 }
 
-/// A state of so many vectors.
-fn vectors<const N: usize>(state: Vec<Vec<f32>>) -> Result<[Vec<f32>; N]> {
+/// A state of so many vectors of `len` values each, or of none before the first step.
+fn vectors<const N: usize>(state: Vec<Vec<f32>>, len: usize) -> Result<[Vec<f32>; N]> {
+    let none = state.iter().all(Vec::is_empty);
+    if let Some(other) = state.iter().find(|vector| !none && vector.len() != len) {
+        let text = format!("a state of vectors of {} values, expected {len}", other.len());
+        return Err(Error::corrupt(text));
+    }
     let found = state.len();
     state.try_into().map_err(|_| Error::corrupt(format!("a state of {found} vectors, expected {N}")))
 }

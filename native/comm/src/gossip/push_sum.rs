@@ -59,8 +59,8 @@ impl Gossip for PushSum {
         vec![vec![self.mass]]
     }
 
-    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
-        let [mass] = vectors(state)?;
+    fn set_state(&mut self, state: Vec<Vec<f32>>, _: usize) -> Result<()> {
+        let [mass] = vectors(state, 1)?;
         self.mass = mass.first().copied().unwrap_or(1.0);
         Ok(())
     }

@@ -69,8 +69,8 @@ impl Gossip for QuasiGlobal {
         vec![self.buffer.clone()]
     }
 
-    fn set_state(&mut self, state: Vec<Vec<f32>>) -> Result<()> {
-        [self.buffer] = vectors(state)?;
+    fn set_state(&mut self, state: Vec<Vec<f32>>, len: usize) -> Result<()> {
+        [self.buffer] = vectors(state, len)?;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use firesteel_error::{Error, Result};
 
-use super::residual::alike;
+use super::residual::{alike, check_vectors};
 use super::{Feedback, Reduce, State, TwoPhase};
 use crate::collective::{Algorithm, all_reduce_sum};
 use crate::compress::{Compressor, MinMaxU8, Sign, check_finite};
@@ -175,6 +175,12 @@ impl Frozen {
         state
     }
 
+    fn check(&self, states: &[State], len: usize) -> Result<()> {
+        check_vectors(states, FIRST, |_| len)?;
+        check_vectors(states, SECOND, |_| len)?;
+        self.through.check(states, alike(states, SECOND).iter().filter(|v| **v > 0.0).count())
+    }
+
     fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
         // All have the same moments.
         let (first, second) = (alike(states, FIRST), alike(states, SECOND));
@@ -202,6 +208,10 @@ macro_rules! reduce_as_frozen {
 
             fn state(&self) -> State {
                 self.0.state()
+            }
+
+            fn check(&self, states: &[State], len: usize) -> Result<()> {
+                self.0.check(states, len)
             }
 
             fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {

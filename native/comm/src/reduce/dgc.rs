@@ -2,7 +2,7 @@
 
 use firesteel_error::{Error, Result};
 
-use super::residual::{alike, share_of};
+use super::residual::{alike, check_vectors, share_of};
 use super::{Reduce, State};
 use crate::compress::{Indices, Ratio, Sparse, check_finite, largest};
 use crate::fabric::{Fabric, Key};
@@ -147,6 +147,11 @@ impl Reduce for Dgc {
             (VELOCITY.into(), velocity.clone()),
             (STEPS.into(), vec![self.steps as f32]),
         ])
+    }
+
+    fn check(&self, states: &[State], len: usize) -> Result<()> {
+        check_vectors(states, MOMENTUM, |_| len)?;
+        check_vectors(states, VELOCITY, |_| len)
     }
 
     fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {

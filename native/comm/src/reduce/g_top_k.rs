@@ -81,6 +81,10 @@ impl Reduce for GTopK {
         self.memory.state()
     }
 
+    fn check(&self, states: &[State], len: usize) -> Result<()> {
+        self.memory.check(states, len)
+    }
+
     fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
         self.memory.resume(states, rank, world)
     }

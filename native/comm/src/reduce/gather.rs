@@ -57,6 +57,10 @@ impl Reduce for Gather {
         self.memory.state()
     }
 
+    fn check(&self, states: &[State], len: usize) -> Result<()> {
+        self.memory.check(states, len)
+    }
+
     fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
         self.memory.resume(states, rank, world)
     }

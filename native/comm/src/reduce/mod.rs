@@ -63,6 +63,14 @@ pub trait Reduce: fmt::Debug + Send {
     /// What goes on, for checkpoints; empty where nothing does.
     fn state(&self) -> State;
 
+    /// Refuses states of vectors that do not have `len` values; asked before [`Reduce::resume`] where the length is known.
+    ///
+    /// # Errors
+    /// `Corrupt` saying what was found, at which rank, and what was expected.
+    fn check(&self, _states: &[State], _len: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Goes on from the states that the workers of a world, this one's or a larger or smaller one, had after the same step, by rank.
     ///
     /// # Errors

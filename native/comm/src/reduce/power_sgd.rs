@@ -135,6 +135,10 @@ impl Reduce for PowerSgd {
         state
     }
 
+    fn check(&self, states: &[State], len: usize) -> Result<()> {
+        self.memory.check(states, len)
+    }
+
     fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
         // All have the same.
         let start = alike(states, START);

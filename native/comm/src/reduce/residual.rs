@@ -136,6 +136,12 @@ impl Memory {
         kept.filter(|(_, left)| !left.is_empty()).collect()
     }
 
+    /// As [`super::Reduce::check`].
+    pub(super) fn check(&self, states: &[State], len: usize) -> Result<()> {
+        check_vectors(states, Side::Worker.name(), |_| len)?;
+        check_vectors(states, Side::Owner.name(), |rank| slice_of(len, rank, states.len()).len())
+    }
+
     /// As [`super::Reduce::resume`].
     pub(super) fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
         let of = |state: &State, side: Side| state.get(side.name()).cloned().unwrap_or_default();
@@ -156,6 +162,20 @@ impl Memory {
         self.left = [owed, Vec::new()];
         Ok(())
     }
+}
+
+/// Refuses vectors of a name that are not as long as those of their rank should be; there may be none.
+pub(super) fn check_vectors(states: &[State], name: &str, expected: impl Fn(usize) -> usize) -> Result<()> {
+    for (rank, state) in states.iter().enumerate() {
+        match (state.get(name).map(Vec::len), expected(rank)) {
+            (Some(found), expected) if found != expected => {
+                let text = format!("a state of {found} values '{name}' of rank {rank}, expected {expected}");
+                return Err(Error::corrupt(text));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A worker's vector by its name, from the states of a world of its size; else an equal share of their sum.

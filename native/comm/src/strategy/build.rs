@@ -19,7 +19,7 @@ use crate::fabric::Fabric;
 use crate::gossip::{Choco, D2, Dcd, Dpsgd, Gossip, Order, PushSum, QuasiGlobal, Tracking};
 use crate::reduce::{
     AdamConfig, AllReduce, Dgc, Feedback, FetchSgd, GTopK, Gather, LinearSum, OkTopK, OneBitAdam, PowerSgd,
-    QAdam, Reduce, TwoPhase,
+    QAdam, Reduce, State, TwoPhase,
 };
 use crate::sparse::{self, SumRows};
 use crate::topology::Topology;
@@ -101,6 +101,14 @@ impl Spec {
             "double_binary_tree" => Some(Algorithm::DoubleBinaryTree),
             _ => Some(Algorithm::TwoPhase),
         })
+    }
+
+    /// Lets what it has built go on from the states that all workers had, as [`Strategy::resume`].
+    ///
+    /// # Errors
+    /// `Corrupt` naming the strategy, what was found and expected, for states of another one or of another network.
+    pub fn resume(&self, built: &mut dyn Strategy, states: &[State]) -> Result<()> {
+        built.resume(states).map_err(|e| self.named(e))
     }
 
     /// Refuses what cannot be made for a world of this size, whatever the network.

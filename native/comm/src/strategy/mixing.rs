@@ -126,7 +126,7 @@ impl Strategy for Mixing {
         let whole = |vector: &&mut Vec<f32>| vector.len() == self.layout.len;
         let mut whole: Vec<&mut [f32]> = kept.iter_mut().filter(whole).map(Vec::as_mut_slice).collect();
         self.pipeline.sum(step + vectors.len() as u64, scale, &mut whole)?;
-        self.gossip.set_state(kept)
+        self.gossip.set_state(kept, self.layout.len)
     }
 
     fn state(&self) -> State {
@@ -140,7 +140,9 @@ impl Strategy for Mixing {
 
     fn resume(&mut self, states: &[State]) -> Result<()> {
         match states.first() {
-            Some(state) if !state.is_empty() => self.gossip.set_state(state.values().cloned().collect()),
+            Some(state) if !state.is_empty() => {
+                self.gossip.set_state(state.values().cloned().collect(), self.layout.len)
+            }
             _ => Ok(()),
         }
     }

@@ -53,7 +53,10 @@ impl Replicated {
         make: &Make<'_>,
     ) -> Result<Replicated> {
         let tables = OfTables::Owned(Tables::new(&layout.tables, layout.dense_len, fabric.as_ref())?);
-        let with = |range: Range<usize>| Ok((range.clone(), make(&range)?));
+        let with = |range: Range<usize>| {
+            let of_bucket = OfBucket { reduce: make(&range)?, range: range.clone() };
+            Ok((range, Box::new(of_bucket) as Box<dyn Reduce>))
+        };
         let buckets = buckets.into_iter().filter(|range| !range.is_empty()).map(with);
         let pipeline = Pipeline::new(fabric.clone(), buckets.collect::<Result<_>>()?)?;
         let dense_len = layout.dense_len;
@@ -104,6 +107,48 @@ impl Replicated {
 
     fn behind(&self, phase: u16) -> Key {
         Key::new(self.step, number(self.pipeline.len()), phase)
+    }
+}
+
+/// The reduction of a bucket, which knows how long that is before the first step.
+#[derive(Debug)]
+struct OfBucket {
+    reduce: Box<dyn Reduce>,
+    range: Range<usize>,
+}
+
+impl Reduce for OfBucket {
+    fn sum(&mut self, fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
+        self.reduce.sum(fabric, key, values)
+    }
+
+    fn bytes(&self, len: usize, rank: usize, world: usize) -> Option<u64> {
+        self.reduce.bytes(len, rank, world)
+    }
+
+    fn state(&self) -> State {
+        self.reduce.state()
+    }
+
+    fn check(&self, states: &[State], len: usize) -> Result<()> {
+        self.reduce.check(states, len)
+    }
+
+    fn resume(&mut self, states: &[State], rank: usize, world: usize) -> Result<()> {
+        let OfBucket { reduce, range } = self;
+        let resumed = reduce.check(states, range.len()).and_then(|()| reduce.resume(states, rank, world));
+        resumed.map_err(|e| e.context(format!("the bucket of {range:?}")))
+    }
+}
+
+/// Refuses states of more buckets than there are.
+fn check_buckets(states: &[State], buckets: usize) -> Result<()> {
+    let bucket = |name: &String| name.split_once('/').and_then(|(number, _)| number.parse::<usize>().ok());
+    match states.iter().flat_map(State::keys).filter_map(bucket).max() {
+        Some(most) if most >= buckets => {
+            Err(Error::corrupt(format!("a state of bucket {most}, expected {buckets} buckets")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -228,6 +273,7 @@ impl Strategy for Replicated {
     }
 
     fn resume(&mut self, states: &[State]) -> Result<()> {
+        check_buckets(states, self.pipeline.len())?;
         self.pipeline.resume(states)?;
         match &mut self.tables {
             OfTables::Owned(_) => Ok(()),

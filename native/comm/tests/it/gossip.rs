@@ -163,14 +163,14 @@ fn a_checkpoint_goes_on_as_if_it_had_not_stopped() {
                 if stop {
                     let state = made.state();
                     made = make();
-                    made.set_state(state).unwrap();
+                    made.set_state(state, LEN).unwrap();
                 }
                 descend(&mesh, made.as_mut(), &mut weights, 7..15, rate);
                 weights
             })
         };
         assert_eq!(through(true), through(false), "{name}");
-        let e = make().set_state(vec![vec![]; 9]).unwrap_err();
+        let e = make().set_state(vec![vec![]; 9], LEN).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Corrupt, "{name}");
     }
 }
