@@ -5,7 +5,7 @@
 //! | `dpsgd` | [`Dpsgd`]: mix, then update, or the other way round |
 //! | `exact` | [`D2`], [`Tracking`]: without the bias that different data leaves |
 //! | `push_sum` | [`PushSum`]: over directed graphs |
-//! | `quasi_global` | [`QuasiGlobal`]: momentum along the way that all go, not the local gradient's |
+//! | `quasi_global` | [`QuasiGlobal`], [`QuasiGlobalAdam`]: moments along the way that all go, not the local gradient's |
 //! | `compressed` | [`Choco`], [`Dcd`]: differences to what neighbours know, compressed |
 
 mod compressed;
@@ -22,7 +22,7 @@ pub use compressed::{Choco, Dcd};
 pub use dpsgd::{Dpsgd, Order};
 pub use exact::{D2, Tracking};
 pub use push_sum::PushSum;
-pub use quasi_global::QuasiGlobal;
+pub use quasi_global::{FirstMoment, QuasiGlobal, QuasiGlobalAdam, QuasiGlobalAdamConfig};
 
 use crate::fabric::{Fabric, Key};
 use crate::topology::{Row, Topology};

@@ -16,7 +16,10 @@ use crate::compress::{
     SketchMl, TernGrad, Threshold, TopK,
 };
 use crate::fabric::Fabric;
-use crate::gossip::{Choco, D2, Dcd, Dpsgd, Gossip, Order, PushSum, QuasiGlobal, Tracking};
+use crate::gossip::{
+    Choco, D2, Dcd, Dpsgd, FirstMoment, Gossip, Order, PushSum, QuasiGlobal, QuasiGlobalAdam,
+    QuasiGlobalAdamConfig, Tracking,
+};
 use crate::reduce::{
     AdamConfig, AllReduce, Dgc, Feedback, FetchSgd, GTopK, Gather, LinearSum, OkTopK, OneBitAdam, PowerSgd,
     QAdam, Reduce, State, TwoPhase,
@@ -234,6 +237,18 @@ impl Spec {
             "quasi_global" => {
                 let [momentum, keep] = [self.real("momentum")? as f32, self.real("keep")? as f32];
                 Box::new(QuasiGlobal::new(topology()?, momentum, keep, self.flag("nesterov")?)?)
+            }
+            "quasi_global_adam" => {
+                let config = QuasiGlobalAdamConfig {
+                    beta1: self.real("beta1")?,
+                    beta2: self.real("beta2")?,
+                    epsilon: self.real("epsilon")? as f32,
+                    first: match self.word("first")? {
+                        "global" => FirstMoment::Global,
+                        _ => FirstMoment::Local,
+                    },
+                };
+                Box::new(QuasiGlobalAdam::new(topology()?, config)?)
             }
             _ => return Ok(None),
         }))

@@ -537,6 +537,20 @@ entries! {
         costs "less than dpsgd with local momentum where data differ";
         source "Lin et al. 2021, Quasi-Global Momentum";
     }
+    Strategy quasi_global_adam(
+        topology: [topology "ring"] "who mixes with whom",
+        beta1: [real 0.9 BelowOne] "decay of the first moment",
+        beta2: [real 0.999 BelowOne] "decay of the second moment",
+        epsilon: [real 1e-8 Positive] "added to the root of the second moment",
+        first: [choice "local" of &["local", "global"]]
+            "whose way the first moment follows: this worker's gradients, as in the authors' code, or that of all, as in the paper",
+    ) plain_sgd {
+        "Adam as dpsgd by update_mix, with a second moment along the way that the weights went after mixing, by its length";
+        when "workers have different data, and Adam is wanted";
+        sends "S to each neighbour; the moments stay";
+        costs "a bias where data differ, smaller than that of Adam by each worker alone; the first moment of all has a larger one";
+        source "Lin et al. 2021, Quasi-Global Momentum";
+    }
 
     Compressor plain() {
         "values as they are";

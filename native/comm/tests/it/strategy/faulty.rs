@@ -104,7 +104,7 @@ const SAMPLE: [&str; 11] = [
     "union",
     "local(every=3)",
     "dpsgd",
-    "quasi_global",
+    "quasi_global_adam",
     "choco",
 ];
 
