@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use firesteel_error::{Error, Result};
 
@@ -62,6 +63,14 @@ impl Spec {
                 Ok(Box::new(Stale::new(fabric, layout, staleness, self.whole("every")?)?))
             }
             "asp" => Ok(Box::new(Stale::new(fabric, layout, None, self.whole("every")?)?)),
+            "timed_average" => {
+                let every = Duration::from_millis(self.whole("milliseconds")?);
+                Ok(Box::new(Local::new(fabric, layout, 1, Outer::Late)?.timed(every)?))
+            }
+            "downpour" => {
+                let stale = Stale::new(fabric, layout, None, self.whole("push")?)?;
+                Ok(Box::new(stale.fetching(self.whole("fetch")?)?))
+            }
             "post_local" => Ok(Box::new(local(Outer::Mean)?.after(self.whole("after")?))),
             "all_reduce" => self.all_reduce(fabric, layout),
             "power_sgd" => {
@@ -129,7 +138,7 @@ impl Spec {
     fn check_parts(&self, world: usize) -> Result<()> {
         match self.name() {
             "sharded" | "local" | "post_local" | "slow_mo" | "easgd" | "async_average" | "ssp" | "asp"
-            | "power_sgd" => Ok(()),
+            | "downpour" | "timed_average" | "power_sgd" => Ok(()),
             "s2" | "union" | "sparse_gather" | "densify" | "parallax" => self.rows(0).map(drop),
             "all_reduce" => match (self.word("buckets")?, self.word("by")?) {
                 ("merged", by @ ("ring" | "double_binary_tree")) => Err(Error::argument(format!(

@@ -454,6 +454,13 @@ entries! {
         costs "more than local by the same steps: a mean is a round old";
         source "Gan et al. 2021, BAGUA's asynchronous model average, by steps and not by a clock";
     }
+    Strategy timed_average(milliseconds: [whole 500 from 1 to 86_400_000] "between the beginnings of means, by each worker's clock") {
+        "as async_average, by a clock: whoever is slower makes fewer steps between two means, and holds nobody up before an epoch ends";
+        when "as async_average, where workers are of different speed";
+        sends "2·(n−1)/n·S in so many milliseconds, tables whole, while steps are computed";
+        costs "as async_average; results differ from run to run";
+        source "Gan et al. 2021, BAGUA's asynchronous model average";
+    }
     Strategy ssp(
         staleness: [whole 3 from 0 to 1_000_000] "steps that a worker may be ahead of the slowest gradient that it has not seen",
         every: [whole 1 from 1 to 1_000_000] "steps whose gradients travel together",
@@ -471,7 +478,17 @@ entries! {
         sends "(n−1)/n·S and as much back, by every";
         costs "gradients of weights of any age: take sgd and a smaller learning rate, as what arrives apart is a step of its own for \
                optimizers with moments; results differ from run to run";
-        source "Dean et al. 2012, DOWNPOUR; Recht et al. 2011, Hogwild";
+        source "Recht et al. 2011, Hogwild";
+    }
+    Strategy downpour(
+        push: [whole 5 from 1 to 1_000_000] "steps whose gradients travel together",
+        fetch: [whole 5 from 1 to 1_000_000] "steps after which a worker takes the owners' weights",
+    ) {
+        "as asp, but a worker makes steps of plain SGD on weights of its own until it takes those of the owners";
+        when "as asp, where a message a step is too many";
+        sends "(n−1)/n·S and as much back, by push";
+        costs "as asp; workers drift apart for fetch steps";
+        source "Dean et al. 2012, DOWNPOUR";
     }
     Strategy dpsgd(
         topology: [topology "ring"] "who mixes with whom",

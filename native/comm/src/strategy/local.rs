@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use firesteel_error::{Error, Result};
 
 use super::pipeline::{Pipeline, number};
@@ -47,6 +49,8 @@ pub struct Local {
     before: u64,
     made: u64,
     outer: Outer,
+    /// When means begin, where steps do not say it.
+    clock: Option<Rounds>,
     /// How many neighbouring ranks meet among themselves, and in how many steps.
     groups: Option<(usize, u64)>,
     step: u64,
@@ -93,6 +97,7 @@ impl Local {
             before: 0,
             made: 0,
             outer,
+            clock: None,
             groups: None,
             step: 0,
             totals: Totals::default(),
@@ -107,6 +112,21 @@ impl Local {
     pub fn after(mut self, steps: u64) -> Local {
         self.before = steps;
         self
+    }
+
+    /// A mean begins so long after the one before it began, as each worker's own clock says, whatever steps the workers have made by
+    /// then; the steps of [`Local::new`] do not count. A worker that goes on alone while others are slow begins the next behind theirs.
+    /// BAGUA's asynchronous model average as it is (Gan et al. 2021); runs are not repeatable.
+    ///
+    /// # Errors
+    /// `InvalidArgument` over a network that is simulated, where no time passes by itself.
+    pub fn timed(self, every: Duration) -> Result<Local> {
+        if self.fabric.time().is_some() {
+            let what =
+                "means by a clock over a simulated network, expected async_average, which goes by steps";
+            return Err(Error::argument(what));
+        }
+        Ok(Local { outer: Outer::Late, clock: Some(Rounds::new(every)), ..self })
     }
 
     /// With meetings of `size` neighbouring ranks in every `every` steps, as of the workers of one host (Lin et al. 2020).
@@ -175,6 +195,35 @@ impl Local {
         })
     }
 
+    /// Begins a mean when it is time and the one before it has come.
+    fn mean_by_clock(&mut self, weights: &mut [f32]) -> Result<()> {
+        let step = self.step;
+        let Some(clock) = &mut self.clock else { return Ok(()) };
+        clock.first.get_or_insert(step);
+        if !clock.is_due() || !self.pipeline.is_done() {
+            return Ok(());
+        }
+        let number = clock.next();
+        self.mean(number, weights)
+    }
+
+    /// Begins the means that others have begun in this epoch, so that all have as many.
+    fn catch_up(&mut self, step: u64, weights: &mut [f32]) -> Result<()> {
+        let Some(clock) = &self.clock else { return Ok(()) };
+        let key = Key::new(step, number(self.pipeline.len()), 0);
+        let begun = self.fabric.broadcast(key, clock.begun.to_le_bytes().to_vec().into())?.wait()?;
+        let read = |part: &Bytes| <[u8; 8]>::try_from(&part[..]).map(u64::from_le_bytes);
+        let most = begun.iter().map(read).collect::<std::result::Result<Vec<_>, _>>();
+        let most = most.map_err(|_| Error::corrupt("a number of means that is none"))?;
+        let most = most.into_iter().max().unwrap_or(0);
+        while let Some(clock) = self.clock.as_mut().filter(|clock| clock.begun < most) {
+            let number = clock.next();
+            self.mean(number, weights)?;
+        }
+        self.clock.iter_mut().for_each(Rounds::end);
+        Ok(())
+    }
+
     fn group_mean(&self, size: usize, weights: &mut [f32]) -> Result<()> {
         let colors: Vec<u32> = (0..self.fabric.world()).map(|rank| (rank / size) as u32).collect();
         let group = Subgroup::new(self.fabric.as_ref(), &colors)?;
@@ -211,7 +260,9 @@ impl Strategy for Local {
         let early = self.made < self.before;
         self.made += u64::from(early);
         let groups = self.groups.filter(|(_, every)| self.alone.is_multiple_of(*every));
-        if early || self.alone == self.every {
+        if self.clock.is_some() {
+            self.mean_by_clock(weights)?;
+        } else if early || self.alone == self.every {
             self.mean(self.step, weights)?;
         } else if let Some((size, _)) = groups {
             self.group_mean(size, weights)?;
@@ -233,6 +284,7 @@ impl Strategy for Local {
         let Some((weights, others)) = vectors.split_first_mut() else { return Ok(()) };
         match self.outer {
             Outer::Late => {
+                self.catch_up(step, weights)?;
                 self.arrive(weights)?;
                 self.pipeline.sum(step, 1.0 / self.fabric.world() as f32, &mut [weights])?;
                 self.alone = 0;
@@ -274,6 +326,38 @@ impl Strategy for Local {
             }
         }
         Ok(())
+    }
+}
+
+/// Means by a clock: the messages of an epoch's are numbered as its first steps are.
+struct Rounds {
+    every: Duration,
+    since: Instant,
+    /// The number of the epoch's first step, once it is made.
+    first: Option<u64>,
+    /// How many have begun in it.
+    begun: u64,
+}
+
+impl Rounds {
+    fn new(every: Duration) -> Rounds {
+        Rounds { every, since: Instant::now(), first: None, begun: 0 }
+    }
+
+    fn is_due(&self) -> bool {
+        self.since.elapsed() >= self.every
+    }
+
+    /// The number of one that begins now: no worker begins more of them than it makes steps.
+    fn next(&mut self) -> u64 {
+        self.since = Instant::now();
+        self.begun += 1;
+        self.first.unwrap_or(0) + self.begun - 1
+    }
+
+    /// Of an epoch.
+    fn end(&mut self) {
+        (self.first, self.begun) = (None, 0);
     }
 }
 

@@ -133,6 +133,8 @@ pub(super) struct Pipeline {
     fabric: Arc<dyn Fabric>,
     buckets: Vec<Bucket>,
     running: usize,
+    /// What has ended and was not taken.
+    ended: Vec<Done>,
     /// Gone when the lanes are to end.
     jobs: Option<Sender<Job>>,
     done: Receiver<Done>,
@@ -196,7 +198,8 @@ impl Pipeline {
         let lanes = (0..lanes).map(lane).collect::<Result<_>>()?;
         let bucket = |(range, reduce)| Bucket { range, values: Vec::new(), reduce: Some(reduce) };
         let buckets = buckets.into_iter().map(bucket).collect();
-        Ok(Pipeline { fabric, buckets, running: 0, jobs: Some(jobs), done, lanes, simulated })
+        let ended = Vec::new();
+        Ok(Pipeline { fabric, buckets, running: 0, ended, jobs: Some(jobs), done, lanes, simulated })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -235,14 +238,20 @@ impl Pipeline {
         if sent { Ok(()) } else { Err(ended()) }
     }
 
+    /// Whether [`Pipeline::finish`] would not wait.
+    pub(super) fn is_done(&mut self) -> bool {
+        self.ended.extend(self.done.try_iter());
+        self.ended.len() == self.running
+    }
+
     /// Waits for all that run, and calls `take` with each bucket's place and sum as it comes.
     ///
     /// # Errors
     /// The first of a reduction; the others are left alone, and nothing can be begun any more.
     pub(super) fn finish(&mut self, mut take: impl FnMut(Range<usize>, &[f32])) -> Result<()> {
         while self.running > 0 {
-            let Done { bucket, mut values, reduce, outcome, ended: when } =
-                self.done.recv().map_err(|_| ended())?;
+            let next = self.ended.pop().map_or_else(|| self.done.recv().map_err(|_| ended()), Ok);
+            let Done { bucket, mut values, reduce, outcome, ended: when } = next?;
             outcome?;
             if let (Some(ended), Some(now)) = (when, self.fabric.time()) {
                 self.fabric.set_time(now.max(ended));

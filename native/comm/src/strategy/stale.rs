@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// asynchronous (Recht et al. 2011, Dean et al. 2012). A worker that waits serves. Each gradient counts once; those of m among n
 /// workers are m/n of a step of plain SGD; an optimizer that keeps moments makes a step of its own of them. Owners hold back gradients that are more than s steps ahead of the slowest.
 ///
+/// With [`Stale::fetching`] it is DOWNPOUR (Dean et al. 2012): each worker has weights of its own.
+///
 /// At an epoch's end all gradients are in, and all have the same weights. Each worker sends 2·(n−1)/n of the weights a step, up to
 /// twice as much back where it serves while it waits. For networks without tables.
 pub struct Stale {
@@ -37,7 +39,13 @@ pub struct Stale {
     staleness: Option<u64>,
     /// Steps whose gradients travel together.
     every: u64,
+    /// In how many steps a worker that makes steps of its own takes the owners' weights; none: it makes none.
+    fetch: Option<u64>,
     totals: Totals,
+    /// What this owner has; empty before an epoch's first step.
+    slice: Vec<f32>,
+    /// Steps since the owners' weights were taken.
+    alone: u64,
     /// Of the steps that have not been sent: Σ gradients, Σ weights.
     sum: Vec<f32>,
     weight: f64,
@@ -53,14 +61,21 @@ pub struct Stale {
     sent: u64,
     had: Vec<u64>,
     known: Vec<u64>,
+    /// The latest slices that have not been taken.
+    latest: Vec<Option<Bytes>>,
 }
 
 struct Push {
     rank: usize,
     number: u64,
+    /// How many steps it stands for.
+    steps: f64,
     weight: f64,
     gradient: Bytes,
 }
+
+/// Bytes before a push's gradient: its steps and weight.
+const HEAD: usize = 16;
 
 impl Stale {
     /// With a bound of so many steps, or none; each worker sends its gradients in every so many steps.
@@ -86,7 +101,10 @@ impl Stale {
             len: layout.len,
             staleness,
             every,
+            fetch: None,
             totals: Totals::default(),
+            slice: Vec::new(),
+            alone: 0,
             sum: vec![0.0; layout.len],
             weight: 0.0,
             unsent: 0,
@@ -97,19 +115,41 @@ impl Stale {
             sent: 0,
             had: vec![0; world],
             known: vec![0; world],
+            latest: vec![None; world],
         })
+    }
+
+    /// With weights of its own for each worker: by each gradient it makes a step of plain SGD at once, and in every so many steps it
+    /// takes what the owners have by then. What it sends stands for as many steps as it made.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the owners' weights would never be taken.
+    pub fn fetching(self, fetch: u64) -> Result<Stale> {
+        match fetch {
+            0 => Err(Error::argument("fetch is 0, expected at least 1")),
+            _ => Ok(Stale { fetch: Some(fetch), ..self }),
+        }
     }
 
     fn own(&self) -> Range<usize> {
         slice_of(self.len, self.fabric.rank(), self.fabric.world())
     }
 
+    /// Begins an epoch with this owner's slice of the weights that all have.
+    fn own_what_is_there(&mut self, weights: &[f32]) {
+        if self.slice.is_empty() {
+            self.slice = weights[self.own()].to_vec();
+        }
+    }
+
     /// Sends what has not been sent to the owners.
     fn push(&mut self) -> Result<()> {
         let world = self.fabric.world();
+        let steps = if self.fetch.is_some() { self.unsent } else { 1 };
         let part = |owner| {
             let slice = slice_of(self.len, owner, world);
-            let mut part = BytesMut::with_capacity(8 + 4 * slice.len());
+            let mut part = BytesMut::with_capacity(HEAD + 4 * slice.len());
+            part.put_f64_le(steps as f64);
             part.put_f64_le(self.weight);
             wire::put_f32s(&mut part, &self.sum[slice]);
             (owner, part.freeze())
@@ -134,14 +174,14 @@ impl Stale {
         for rank in 0..self.fabric.world() {
             let key = |number| Key::new(number, PUSHES, 0);
             while let Some(mut part) = self.next(key(self.heard[rank]), rank)? {
-                if part.len() != 8 + 4 * self.own().len() {
-                    let (found, expected) = (part.len(), 8 + 4 * self.own().len());
+                if part.len() != HEAD + 4 * self.own().len() {
+                    let (found, expected) = (part.len(), HEAD + 4 * self.own().len());
                     return Err(Error::corrupt(format!(
                         "rank {rank} sent {found} bytes, expected {expected}"
                     )));
                 }
-                let weight = part.get_f64_le();
-                self.held.push(Push { rank, number: self.heard[rank], weight, gradient: part });
+                let (steps, weight) = (part.get_f64_le(), part.get_f64_le());
+                self.held.push(Push { rank, number: self.heard[rank], steps, weight, gradient: part });
                 self.heard[rank] += 1;
             }
         }
@@ -149,23 +189,23 @@ impl Stale {
     }
 
     /// Updates with the gradients that may count by now; whether all of a number did that had not.
-    fn apply(&mut self, weights: &mut [f32], update: &mut dyn Update) -> Result<bool> {
+    fn apply(&mut self, update: &mut dyn Update) -> Result<bool> {
         let complete = self.heard.iter().copied().min().unwrap_or(0);
         let ahead =
             self.staleness.map_or(u64::MAX, |steps| complete.saturating_add(steps.div_ceil(self.every)));
         let (mut ready, held): (Vec<Push>, _) = self.held.drain(..).partition(|push| push.number < ahead);
         self.held = held;
         ready.sort_by_key(|push| (push.number, push.rank));
-        let own = self.own();
         for round in ready.chunk_by(|a, b| a.number == b.number) {
-            let mut sum = vec![0.0; own.len()];
+            let mut sum = vec![0.0; self.slice.len()];
             for push in round {
                 wire::add_f32s(&push.gradient, &mut sum, push.rank)?;
             }
             let weight: f64 = round.iter().map(|push| push.weight).sum();
-            if weight > 0.0 && !own.is_empty() {
-                let share = round.len() as f64 / self.fabric.world() as f64;
-                update.update(0, (share / weight) as f32, &mut weights[own.clone()], &sum);
+            if weight > 0.0 && !self.slice.is_empty() {
+                let steps: f64 = round.iter().map(|push| push.steps).sum();
+                let share = steps / self.fabric.world() as f64;
+                update.update(0, (share / weight) as f32, &mut self.slice, &sum);
             }
         }
         let more = complete > self.complete;
@@ -174,10 +214,10 @@ impl Stale {
     }
 
     /// Sends this owner's slice to everyone.
-    fn publish(&mut self, weights: &[f32]) -> Result<()> {
-        let mut part = BytesMut::with_capacity(8 + 4 * self.own().len());
+    fn publish(&mut self) -> Result<()> {
+        let mut part = BytesMut::with_capacity(8 + 4 * self.slice.len());
         part.put_u64_le(self.complete);
-        wire::put_f32s(&mut part, &weights[self.own()]);
+        wire::put_f32s(&mut part, &self.slice);
         let part = part.freeze();
         let others = (0..self.fabric.world()).filter(|rank| *rank != self.fabric.rank());
         let parts = others.map(|rank| (rank, part.clone())).collect();
@@ -186,56 +226,74 @@ impl Stale {
         Ok(())
     }
 
-    /// Goes on with the latest slices of the others.
-    fn read(&mut self, weights: &mut [f32]) -> Result<()> {
+    /// Takes in the latest slices of the others.
+    fn read(&mut self) -> Result<()> {
         let (rank, world) = (self.fabric.rank(), self.fabric.world());
         self.known[rank] = self.complete;
         for owner in (0..world).filter(|owner| *owner != rank) {
-            let key = |number| Key::new(number, WEIGHTS, 0);
             let mut latest = None;
-            while let Some(part) = self.next(key(self.had[owner]), owner)? {
+            while let Some(part) = self.next(Key::new(self.had[owner], WEIGHTS, 0), owner)? {
                 latest = Some(part);
                 self.had[owner] += 1;
             }
             let Some(mut part) = latest else { continue };
             if part.len() < 8 {
-                return Err(Error::corrupt(format!(
-                    "rank {owner} sent {} bytes, expected at least 8",
-                    part.len()
-                )));
+                let found = part.len();
+                return Err(Error::corrupt(format!("rank {owner} sent {found} bytes, expected at least 8")));
             }
             self.known[owner] = part.get_u64_le();
-            wire::copy_f32s(&part, &mut weights[slice_of(self.len, owner, world)], owner)?;
+            self.latest[owner] = Some(part);
         }
         Ok(())
     }
 
+    /// Goes on with what the owners have sent, and with what this one has.
+    fn take(&mut self, weights: &mut [f32]) -> Result<()> {
+        let world = self.fabric.world();
+        self.alone = 0;
+        weights[self.own()].copy_from_slice(&self.slice);
+        for (owner, part) in self.latest.iter_mut().enumerate() {
+            if let Some(part) = part.take() {
+                wire::copy_f32s(&part, &mut weights[slice_of(self.len, owner, world)], owner)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A step of this worker's own, where it makes such.
+    fn step(&mut self, weights: &mut [f32], gradient: &[f32], rate: f32) {
+        if self.fetch.is_some() && self.totals.weight > 0.0 {
+            let scale = rate / self.totals.weight as f32;
+            weights.iter_mut().zip(gradient).for_each(|(weight, g)| *weight -= scale * g);
+        }
+    }
+
     /// Serves until all owners have all pushes before `number` in what they sent here.
-    fn serve_until(&mut self, number: u64, weights: &mut [f32], update: &mut dyn Update) -> Result<()> {
-        let start = Instant::now();
+    fn serve_until(&mut self, number: u64, update: &mut dyn Update) -> Result<()> {
+        let behind = |of: &[u64]| -> Vec<usize> { (0..of.len()).filter(|rank| of[*rank] < number).collect() };
+        // When any of those that are waited for was last heard.
+        let (mut heard, mut come) = (Instant::now(), (behind(&self.heard), behind(&self.known)));
         let mut least = 0;
         loop {
             let arrivals = self.fabric.arrivals();
             self.hear()?;
-            if self.apply(weights, update)? {
-                self.publish(weights)?;
+            if self.apply(update)? {
+                self.publish()?;
             }
-            self.read(weights)?;
+            self.read()?;
             least = least.max(self.known.iter().copied().min().unwrap_or(0));
             if least >= number {
                 return Ok(());
             }
             self.fabric.check()?;
-            if start.elapsed() > self.fabric.deadline() {
-                let behind =
-                    |of: &[u64]| -> Vec<usize> { (0..of.len()).filter(|rank| of[*rank] < number).collect() };
-                let (what, late) = match behind(&self.heard) {
-                    late if late.is_empty() => ("weights", behind(&self.known)),
-                    late => ("gradients", late),
-                };
-                let (rank, late) = (self.fabric.rank(), ranks(&late));
-                let text =
-                    format!("rank {rank} waited {} for {what} of {late}", seconds(self.fabric.deadline()));
+            let late = (behind(&self.heard), behind(&self.known));
+            if late != come {
+                (heard, come) = (Instant::now(), late);
+            } else if heard.elapsed() > self.fabric.deadline() {
+                let (what, late) =
+                    if late.0.is_empty() { ("weights", late.1) } else { ("gradients", late.0) };
+                let (rank, span) = (self.fabric.rank(), seconds(self.fabric.deadline()));
+                let text = format!("rank {rank} waited {span} for {what} of {}", ranks(&late));
                 return Err(Error::new(Kind::Timeout, text));
             }
             self.fabric.wait_beyond(arrivals, LOOK);
@@ -259,6 +317,8 @@ impl Strategy for Stale {
 
     fn finish(&mut self, computed: Computed<'_>, update: &mut dyn Update) -> Result<Totals> {
         let Computed { weights, gradient, .. } = computed;
+        self.own_what_is_there(weights);
+        self.step(weights, gradient, update.rate());
         self.sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
         self.weight += self.totals.weight;
         self.unsent += 1;
@@ -267,13 +327,17 @@ impl Strategy for Stale {
         }
         self.hear()?;
         let before = self.held.len();
-        self.apply(weights, update)?;
+        self.apply(update)?;
         if self.held.len() < before {
-            self.publish(weights)?;
+            self.publish()?;
         }
         // What is in no push yet is no older than what is.
         let must = self.staleness.map_or(0, |steps| self.pushed.saturating_sub(steps.div_ceil(self.every)));
-        self.serve_until(must, weights, update)?;
+        self.serve_until(must, update)?;
+        self.alone += 1;
+        if self.fetch.is_none_or(|fetch| self.alone >= fetch) {
+            self.take(weights)?;
+        }
         Ok(self.totals)
     }
 
@@ -286,10 +350,13 @@ impl Strategy for Stale {
     }
 
     fn settle(&mut self, weights: &mut [f32], update: &mut dyn Update) -> Result<()> {
+        self.own_what_is_there(weights);
         if self.unsent > 0 {
             self.push()?;
         }
-        self.serve_until(self.pushed, weights, update)?;
+        self.serve_until(self.pushed, update)?;
+        self.take(weights)?;
+        self.slice.clear();
         // Before that nobody sends what belongs to the next epoch.
         barrier(self.fabric.as_ref(), Key::new(self.pushed, ENDS, 0))
     }

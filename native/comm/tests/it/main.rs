@@ -14,6 +14,7 @@ mod gossip;
 mod joining;
 mod measure;
 mod moves;
+mod paces;
 mod quasi_global;
 mod reduce;
 mod shared;

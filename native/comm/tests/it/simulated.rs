@@ -13,7 +13,7 @@ use firesteel_comm::topology::Topology;
 use firesteel_comm::{Cancel, Fabric, Key, Network, Options, Simulated, simulated_world};
 use firesteel_error::{Error, Kind as ErrorKind};
 
-use crate::strategy::{BOWL, Sgd, all, bowl, descend, layout};
+use crate::strategy::{BOWL, Sgd, all, bowl, descend, layout, repeats};
 use crate::world::{Kind, meshes, options, run};
 
 const NETWORK: Link = Link { latency: 2e-3, per_message: 1e-5, bandwidth: 1e6 };
@@ -187,7 +187,7 @@ fn times(text: &str, seed: u64, hold: impl Fn(usize, u64) + Sync) -> Vec<Vec<u64
 
 #[test]
 fn the_same_run_takes_the_same_times_however_threads_are_scheduled() {
-    let still = |text: &&String| !["ssp", "asp"].iter().any(|name| text.starts_with(name));
+    let still = |text: &&String| repeats(text) && !text.starts_with("ssp");
     for text in all().iter().filter(still) {
         let first = times(text, 7, |_, _| ());
         let held = times(text, 7, |rank, step| {
@@ -208,8 +208,7 @@ fn weights_are_those_over_any_other_fabric() {
         descend(strategy.as_mut(), rank, &mut vec![0.0; BOWL], 0..2, 20)
     };
     for text in all() {
-        // Whose gradients come when they come.
-        if ["ssp", "asp"].contains(&text.as_str()) {
+        if !repeats(&text) {
             continue;
         }
         let found = run(workers(4, &network()), |fabric| trained(&text, Box::new(fabric)));

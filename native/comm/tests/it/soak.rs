@@ -64,12 +64,13 @@ impl Usage {
 }
 
 /// Some all-reduces on all workers, each checked.
-fn all_reduces(meshes: &[Mesh], steps: std::ops::Range<u64>) {
+fn all_reduces(meshes: &[Mesh], steps: std::ops::Range<u64>, len: usize) {
     run(meshes.iter().collect(), |mesh: &Mesh| {
         for step in steps.clone() {
-            let mut values = [step as f32 % 1_024.0; 16];
+            let mut values = vec![step as f32 % 1_024.0; len];
             all_reduce_sum(mesh, Key::new(step, 0, 0), &mut values).unwrap();
-            assert_eq!(values, [step as f32 % 1_024.0 * mesh.world() as f32; 16], "step {step}");
+            let sum = step as f32 % 1_024.0 * mesh.world() as f32;
+            assert!(values.iter().all(|value| *value == sum), "step {step}");
         }
     });
 }
@@ -78,11 +79,13 @@ fn all_reduces(meshes: &[Mesh], steps: std::ops::Range<u64>) {
 fn soak(kind: Kind, world: usize, span: Duration) {
     let before = Usage::now();
     let meshes = meshes(kind, world, &options());
-    all_reduces(&meshes, 0..WARM_UP);
+    // What processes of a host read in each other's memory is longer than what they send.
+    let len = if kind == Kind::Host { 8_192 } else { 16 };
+    all_reduces(&meshes, 0..WARM_UP, len);
     let (warm, start) = (Usage::now(), Instant::now());
     let mut done = WARM_UP;
     while done < WARM_UP + ALL && start.elapsed() < span {
-        all_reduces(&meshes, done..done + SLICE);
+        all_reduces(&meshes, done..done + SLICE, len);
         done += SLICE;
     }
     let (after, seconds) = (Usage::now(), start.elapsed().as_secs_f64());
@@ -120,7 +123,9 @@ fn over_threads() {
 #[ignore = "all_reduces_over_sockets_leave_nothing runs it"]
 fn over_sockets() {
     let span = if std::env::var_os("FIRESTEEL_SOAK").is_some() { Duration::MAX } else { SPAN };
-    [2, 4].into_iter().for_each(|world| soak(Kind::Tcp, world, span));
+    for (kind, world) in [(Kind::Tcp, 2), (Kind::Tcp, 4), (Kind::Host, 2), (Kind::Host, 4)] {
+        soak(kind, world, span);
+    }
 }
 
 #[test]
@@ -128,8 +133,8 @@ fn over_sockets() {
 fn comings_and_goings() {
     let come_and_go = |worlds: usize| {
         for nth in 0..worlds {
-            let kind = if nth % 2 == 0 { Kind::Tcp } else { Kind::Mixed };
-            all_reduces(&meshes(kind, 3, &options()), 0..3);
+            let kind = [Kind::Tcp, Kind::Mixed, Kind::Host][nth % 3];
+            all_reduces(&meshes(kind, 3, &options()), 0..3, 16);
         }
     };
     let before = Usage::now();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use firesteel_comm::{Listener, Membership, Mesh, Options, Peer, join, local_world};
 
 /// How the workers of a test reach each other.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Mailboxes made together.
     Local,

@@ -34,7 +34,7 @@ fn all_meet_near_the_bottom_of_all() {
             "quasi_global_adam" => 0.15,
             "gather" | "one_bit_adam(warmup=300)" | "dgc(ratio=0.3, momentum=0.5)" => 0.3,
             // Here a worker may send an epoch's gradients before another begins.
-            "asp" => f64::INFINITY,
+            "asp" | "downpour" => f64::INFINITY,
             _ if late => 0.06,
             _ => 0.02,
         };

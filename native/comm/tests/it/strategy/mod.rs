@@ -41,11 +41,16 @@ impl Update for Sgd {
     }
 }
 
+/// Whether two runs give the same: not where gradients or means count when they come.
+pub fn repeats(text: &str) -> bool {
+    !["ssp", "asp", "downpour", "timed_average"].contains(&text)
+}
+
 /// A bowl with another bottom on each worker; rows of tables are touched by all.
 pub const BOWL: usize = 96;
 
 pub fn bowl(text: &str) -> Layout {
-    match ["ssp", "asp"].iter().any(|name| text.starts_with(name)) {
+    match ["ssp", "asp", "downpour"].iter().any(|name| text.starts_with(name)) {
         true => layout(BOWL, &[], 48),
         false => {
             let matrix = Tensor { range: 16..80, shape: vec![8, 4, 2] };

@@ -7,15 +7,13 @@ use firesteel_comm::strategy::{Layout, Spec, TableLayout};
 use firesteel_comm::{Fabric, local_world};
 use firesteel_error::{Error, Kind as ErrorKind};
 
-use super::{BOWL, all, bowl, build, descend};
+use super::{BOWL, all, bowl, build, descend, repeats};
 use crate::world::{Kind, meshes, options, run};
 
 #[test]
 fn what_goes_on_from_a_checkpoint_goes_on_as_if_it_had_not_stopped() {
     const WORLD: usize = 4;
-    // Whose gradients come when they come.
-    let steady = |text: &String| !["ssp", "asp"].contains(&text.as_str());
-    for text in all().into_iter().filter(steady) {
+    for text in all().into_iter().filter(|text| repeats(text)) {
         let whole = run(meshes(Kind::Local, WORLD, &options()), |mesh| {
             let rank = mesh.rank();
             let mut strategy = build(&text, mesh, &bowl(&text));
