@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 from links import CONGESTION_CONTROL
-from settings import MODELS, NETWORKS, Model
+from settings import NETWORKS, Model
 
 
 def line(run: dict) -> str:
@@ -25,15 +25,15 @@ def line(run: dict) -> str:
     )
 
 
-def write(details: dict, folder: Path) -> None:
-    """Prints the tables and writes them."""
+def write(details: dict, models: tuple[Model, ...], path: Path) -> None:
+    """Prints the tables and writes them, and all that was measured: with the path's name, by kind."""
     lines = [f"Four workers; TCP with {CONGESTION_CONTROL}; {details['seconds']:.0f} s in all.", ""]
-    for model in MODELS:
+    for model in models:
         for network in NETWORKS:
             lines += table(model, network.name, details["runs"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "network.md").write_text("\n".join(lines))
-    (folder / "network.json").write_text(json.dumps(details, indent=2) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".md").write_text("\n".join(lines))
+    path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
     print("\n".join(lines))
 
 

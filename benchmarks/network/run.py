@@ -33,40 +33,41 @@ GRACE = 120.0
 QUICK = {"dense": ("sharded", "two_phase(sign, sign, feedback=true)"), "sparse": ("union", "densify")}
 
 
-def main() -> None:
-    """Runs what is chosen and writes its tables."""
-    options = arguments()
+def main(models: tuple[Model, ...] = MODELS, name: str = "network") -> list[dict]:
+    """Runs what is chosen of some models and writes its tables; all trainings."""
+    options = arguments(models)
     reason = missing()
     if reason is not None:
         print(f"skipped: {reason}")
-        return
+        return []
     # So that links are removed as after an error, also where the shell has an interrupt ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     if options.search:
-        search(options)
-        return
+        search(options, models)
+        return []
     started = time.monotonic()
     runs: list[dict] = []
     try:
-        compare(options, runs)
+        compare(options, models, runs)
     finally:
         details = {
             "machine": platform.platform(),
-            "targets": {model.name: model.target for model in MODELS},
+            "targets": {model.name: model.target for model in models},
             "seconds": time.monotonic() - started,
             "runs": runs,
         }
         # Also of what is broken off.
-        report.write(details, options.results)
+        report.write(details, models, options.results / name)
+    return runs
 
 
-def compare(options: argparse.Namespace, runs: list[dict]) -> None:
+def compare(options: argparse.Namespace, models: tuple[Model, ...], runs: list[dict]) -> None:
     """All trainings; what each gave is appended as soon as it is there."""
     for network in chosen(NETWORKS, options.networks):
         with Links(WORLD, network) as links:
             for number in range(options.rounds):
-                for model in chosen(MODELS, options.models):
+                for model in chosen(models, options.models):
                     for setting in strategies(model, options):
                         params = setting.params()
                         run = {"network": network.name, "model": model.name, "strategy": setting.strategy}
@@ -75,12 +76,12 @@ def compare(options: argparse.Namespace, runs: list[dict]) -> None:
                         print(report.line(run), flush=True)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(models: tuple[Model, ...]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worker", required=True, help="path of the example `network` of firesteel-train")
     parser.add_argument("--networks", nargs="+", choices=[n.name for n in NETWORKS], help="all when absent")
-    parser.add_argument("--models", nargs="+", choices=[m.name for m in MODELS], help="all when absent")
+    parser.add_argument("--models", nargs="+", choices=[m.name for m in models], help="all when absent")
     parser.add_argument("--strategies", nargs="+", metavar="STRATEGY", help="as in settings.py; all when absent")
     parser.add_argument("--rounds", type=int, default=1, help="alternating runs of which the median counts")
     parser.add_argument("--limit", type=float, default=50.0, help="seconds after which a training is given up")
@@ -102,10 +103,10 @@ def strategies(model: Model, options: argparse.Namespace) -> list[Setting]:
     return [setting for setting in model.settings if names is None or setting.strategy in names]
 
 
-def search(options: argparse.Namespace) -> None:
+def search(options: argparse.Namespace, models: tuple[Model, ...]) -> None:
     """Prints the steps to the target for each optimizer and rate of the grid."""
     with Links(WORLD, Network("unshaped")) as links:
-        for model in chosen(MODELS, options.models):
+        for model in chosen(models, options.models):
             for setting in strategies(model, options):
                 grid = {"own": GRID["adam"]} if setting.optimizer == "own" else GRID
                 for optimizer, rates in grid.items():

@@ -6,14 +6,18 @@
 //! as JSON.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod drawn;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::types::Float32Type;
-use arrow_array::{ArrayRef, BooleanArray, Float32Array, Int32Array, ListArray, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, BooleanArray, Float32Array, ListArray, RecordBatch};
 use firesteel_comm::{Cancel, Fabric, Listener, Membership, Options, Peer, join};
 use firesteel_train::{Event, Session, ShardBuilder, TrainConfig, Trainer};
 use serde_json::{Value, json};
+
+use drawn::{Strings, normal};
 
 /// Of five rows one is held out.
 const HELD_OUT: usize = 5;
@@ -25,23 +29,7 @@ const DENSE: (usize, usize) = (20_480, 256);
 const HIDDEN: usize = 16;
 const UNITS: usize = 8;
 
-/// Rows of all workers, columns of strings, and values of each, of which the rarer ones may not occur.
-const SPARSE: (usize, usize, usize) = (81_920, 8, 30_000);
-
-/// Uniform in 0..1, a function of two numbers.
-fn uniform(a: usize, b: usize) -> f32 {
-    let mut x =
-        (a as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (b as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    for _ in 0..3 {
-        x = (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    }
-    (x >> 40) as f32 / (1u64 << 24) as f32
-}
-
-/// About normal, with a deviation of 1.
-fn normal(a: usize, b: usize) -> f32 {
-    (0..4).map(|i| uniform(a, 4 * b + i) - 0.5).sum::<f32>() * 3f32.sqrt()
-}
+const SPARSE: Strings = Strings { rows: 81_920, columns: 8, values: 30_000, zipf: true };
 
 /// Projections of a few hidden numbers and some noise, whose label a small network makes of the hidden ones.
 fn dense(rank: usize, world: usize) -> Vec<(String, ArrayRef)> {
@@ -66,25 +54,6 @@ fn dense(rank: usize, world: usize) -> Vec<(String, ArrayRef)> {
     let (features, labels): (Vec<_>, Vec<_>) = (first..first + rows / world).map(row).unzip();
     let features = ListArray::from_iter_primitive::<Float32Type, _, _>(features);
     vec![("x".into(), Arc::new(features)), ("y".into(), Arc::new(Float32Array::from(labels)))]
-}
-
-/// Strings as Zipf has them, each with a share in the score that a label is drawn by.
-fn sparse(rank: usize, world: usize) -> Vec<(String, ArrayRef)> {
-    let (rows, columns, values) = SPARSE;
-    let first = rank * rows / world;
-    // The rank of a value, 1 and up, with a probability of about 1/rank.
-    let value = |r: usize, c: usize| (values as f32).powf(uniform(first + r, c)) as usize;
-    let column = |c: usize| {
-        let strings = (0..rows / world).map(|r| format!("v{}", value(r, c)));
-        (format!("c{c}"), Arc::new(StringArray::from_iter_values(strings)) as ArrayRef)
-    };
-    let label = |r: usize| {
-        let score: f32 = (0..columns).map(|c| normal(c, value(r, c))).sum();
-        i32::from(uniform(first + r, columns) < 1.0 / (1.0 + (-1.5 * score).exp()))
-    };
-    let labels = Int32Array::from_iter_values((0..rows / world).map(label));
-    let labels: (String, ArrayRef) = ("y".into(), Arc::new(labels));
-    (0..columns).map(column).chain([labels]).collect()
 }
 
 /// What is trained on the columns, and with which parameters where none are given.
@@ -131,7 +100,7 @@ fn main() {
     let addresses: Vec<&str> = addresses.split(',').collect();
     let mut columns = match model.as_str() {
         "dense" => dense(rank, addresses.len()),
-        _ => sparse(rank, addresses.len()),
+        _ => SPARSE.part(rank, addresses.len()),
     };
     let config = config(model, &columns, serde_json::from_str(parameters).unwrap());
     let held = BooleanArray::from_iter((0..columns[0].1.len()).map(|r| Some(r % HELD_OUT == 0)));
