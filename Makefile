@@ -34,7 +34,7 @@ submit = $(venv)/bin/spark-submit --master 'local[*]' --driver-memory 4g --jars 
 log = --driver-java-options -Dlog4j2.configurationFile=file:examples/spark/log4j2.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network soak fuzz tsan build wheel gpu-build fmt generate clean setup native command
+.PHONY: help demo demo-sql digits test test-rust test-scala test-python test-ballista datafusion check bench bench-sql bench-network bench-papers soak fuzz tsan build wheel gpu-build fmt generate clean setup native command
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -130,6 +130,15 @@ bench-sql: setup ## SQL beside the engine by itself and beside ONNX Runtime
 bench-network: setup ## Trainings over shaped links between network namespaces (needs root)
 	cargo build --release --quiet -p firesteel-train --example network
 	$(venv)/bin/python benchmarks/network/run.py --worker $(CARGO_TARGET_DIR)/release/examples/network
+
+papers := gossip tables network
+bench-papers: setup ## What papers claim, on our data: momentum, sketches, slow links (these need root)
+	@scripts/fetch-data.sh mnist
+	cargo build --release --quiet -p firesteel-train $(papers:%=--example %)
+	$(venv)/bin/python benchmarks/papers/quasi_global.py --worker $(CARGO_TARGET_DIR)/release/examples/gossip \
+		--data $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/firesteel/data/mnist
+	$(venv)/bin/python benchmarks/papers/s2.py --worker $(CARGO_TARGET_DIR)/release/examples/tables
+	$(venv)/bin/python benchmarks/papers/bagua.py --worker $(CARGO_TARGET_DIR)/release/examples/network
 
 build: setup $(jar) ## The native library and the jar
 

@@ -33,9 +33,8 @@ GRACE = 120.0
 QUICK = {"dense": ("sharded", "two_phase(sign, sign, feedback=true)"), "sparse": ("union", "densify")}
 
 
-def main(models: tuple[Model, ...] = MODELS, name: str = "network") -> list[dict]:
+def main(options: argparse.Namespace, models: tuple[Model, ...], name: str) -> list[dict]:
     """Runs what is chosen of some models and writes its tables; all trainings."""
-    options = arguments(models)
     reason = missing()
     if reason is not None:
         print(f"skipped: {reason}")
@@ -195,4 +194,4 @@ def listen(links: Links, process: subprocess.Popen, seconds: float) -> tuple[lis
 
 
 if __name__ == "__main__":
-    main()
+    main(arguments(MODELS), MODELS, "network")
