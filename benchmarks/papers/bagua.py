@@ -61,7 +61,7 @@ def draw_plot(runs: list[dict], path: Path) -> None:
         plots.bars(axis, networks, series)
         axis.axhline(AT_MOST, color="#333333", linewidth=0.8, linestyle="--")
         axis.set_title(f"times faster than the all-reduce, {title}")
-    axes[1].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     plots.save(figure, path)
 
 

@@ -28,10 +28,10 @@ def panels(count: int, height: float = 3.4) -> tuple:
 
 
 def bars(axis: Axes, groups: list[str], series: dict[str, list[list[float]]]) -> None:
-    """The means of some values for each group and series, with their range."""
+    """The medians of some values for each group and series, with their range."""
     width = 0.8 / len(series)
     for nth, (name, of_groups) in enumerate(series.items()):
-        heights = [statistics.mean(values) for values in of_groups]
+        heights = [statistics.median(values) for values in of_groups]
         below = [height - min(values) for height, values in zip(heights, of_groups, strict=True)]
         above = [max(values) - height for height, values in zip(heights, of_groups, strict=True)]
         places = [group + (nth - (len(series) - 1) / 2) * width for group in range(len(groups))]

@@ -35,6 +35,8 @@ BATCH = 32
 STEPS = 200
 SEARCHED = (10, 11)
 SEEDS = (1, 2, 3)
+# The standard error of an accuracy of 95.5 % over all that are searched by, 4,000 images.
+TIE = 0.0033
 NETWORK = "lenet5"
 
 # Name, strategy, momentum of the workers' own optimizers, rates that are tried.
@@ -70,7 +72,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--alphas", nargs="+", type=float, default=list(ALPHAS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--network", default=NETWORK, help="a network as JSON, or a name")
     parser.add_argument("--meet", type=int, default=0, help="steps between means of all workers; 0 for none")
     parser.add_argument("--results", type=Path, default=HERE.parent / "results")
     return parser.parse_args()
@@ -115,29 +116,16 @@ def deal(labels: np.ndarray, rows: np.ndarray, workers: int, alpha: float, draw:
 
 def cell(program: Program, options: argparse.Namespace, labels: np.ndarray, where: tuple, method: tuple) -> dict:
     """One method, so many images, a topology and an alpha: the best rate, and what it reaches by that."""
-    (images, topology, alpha), (name, strategy, momentum, rates) = where, method
-    workers = TOPOLOGIES[topology]
+    (images, topology, alpha), (name, _, _, rates) = where, method
 
     def train(rate: float, seed: int, held: list[int]) -> dict:
-        question = {
-            "strategy": strategy.format(topology),
-            "network": options.network,
-            "shards": split(labels[:images], workers, alpha, seed),
-            "held": held,
-            "rate": rate,
-            "momentum": momentum,
-            "batch": BATCH,
-            "steps": options.steps,
-            "meet": options.meet,
-            "seed": seed,
-        }
-        return program.ask(question)
+        return program.ask(question(options, labels, where, method, (rate, seed, held)))
 
-    def own(rate: float, seed: int, held: list[int]) -> float:
-        return statistics.mean(train(rate, seed, held)["each"])
+    def own(rate: float, seed: int) -> float:
+        return statistics.mean(train(rate, seed, list(HELD))["each"])
 
-    searched = {rate: statistics.mean(own(rate, seed, list(HELD)) for seed in SEARCHED) for rate in rates}
-    best = max(searched, key=searched.get)
+    searched = {rate: statistics.mean(own(rate, seed) for seed in SEARCHED) for rate in rates}
+    best = smallest_of_best(searched)
     reached = [train(best, seed, []) for seed in options.seeds]
     return {
         "images": images,
@@ -150,6 +138,28 @@ def cell(program: Program, options: argparse.Namespace, labels: np.ndarray, wher
         "least": [100 * min(found["each"]) for found in reached],
         "of_mean": [100 * found["of_mean"] for found in reached],
     }
+
+
+def question(options: argparse.Namespace, labels: np.ndarray, where: tuple, method: tuple, how: tuple) -> dict:
+    """What the workers are asked: to train by a rate and a seed, and to judge by held-out images or the test images."""
+    (images, topology, alpha), (_, strategy, momentum, _), (rate, seed, held) = where, method, how
+    return {
+        "strategy": strategy.format(topology),
+        "network": NETWORK,
+        "shards": split(labels[:images], TOPOLOGIES[topology], alpha, seed),
+        "held": held,
+        "rate": rate,
+        "momentum": momentum,
+        "batch": BATCH,
+        "steps": options.steps,
+        "meet": options.meet,
+        "seed": seed,
+    }
+
+
+def smallest_of_best(searched: dict[float, float]) -> float:
+    """The smallest rate that the best is not above by more than chance: larger ones may diverge by other seeds."""
+    return min(rate for rate, found in searched.items() if found >= max(searched.values()) - TIE)
 
 
 def line(run: dict) -> str:
@@ -197,9 +207,9 @@ def draw_plot(runs: list[dict], path: Path) -> None:
     for axis, topology in zip(axes, topologies, strict=False):
         draw_bars(axis, [run for run in mine if run["topology"] == topology])
         axis.set_title(f"{topology}, {TOPOLOGIES[topology]} workers, {mine[0]['images']:,} images")
-        axis.set_ylim(min(min(run["own"]) for run in mine) - 2, 100)
-    axes[0].set_ylabel("test accuracy of workers' own weights, %")
-    axes[0].legend(loc="upper right")
+        axis.set_ylim(min(statistics.median(run["own"]) for run in mine) - 4, 98)
+    axes[0].set_ylabel("test accuracy of own weights, %")
+    axes[0].legend(loc="upper center", ncols=3, fontsize=7)
     draw_rates(axes[-1], [run for run in mine if run["topology"] == topologies[0]])
     plots.save(figure, path)
 
