@@ -123,7 +123,7 @@ What holds for all:
 - Gradients are means over the rows of all workers before they are compressed, so that what feedback keeps has one unit.
 - At an epoch's end all workers have the same weights and optimizer state; they are validated and kept in checkpoints then, and
   decentralised ways begin anew from there. A checkpoint has what feedback keeps on each worker: a training goes on bit for bit
-  with as many workers (but for `ssp`, `asp` and `all_reduce(auto)`), and with more or fewer what is still owed is divided among them. Another strategy is refused.
+  with as many workers (but for `ssp`, `asp`, `downpour`, `timed_average` and `all_reduce(auto)`), and with more or fewer what is still owed is divided among them. Another strategy is refused.
 - All that is drawn follows from the seed, the step and the worker.
 - On a GPU the gradient is copied to the CPU for all but `sharded`.
 - `sync = 'average'` of SQL, whose workers never meet, takes `sharded` alone.

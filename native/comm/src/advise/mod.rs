@@ -9,10 +9,11 @@
 //! take comes from a [`Profile`], and is added as if nothing else were done meanwhile: an upper bound. What sums, optimizers and
 //! receivers take is left out.
 //!
-//! Not among the candidates: `ssp` and `asp`, whose simulated times are not the same twice; `power_sgd`, `fetch_sgd` and
+//! Not among the candidates: `ssp`, `asp` and `downpour`, whose simulated times are not the same twice; `power_sgd`, `fetch_sgd` and
 //! `double_binary_tree`, whose messages do not shrink with vectors; and what sends as another does, `post_local`, `d2`,
-//! `gradient_tracking`, `quasi_global`, `s2`, `densify` and `parallax`; `all_reduce` with other buckets, which are cut by tensors that a
-//! [`Job`] does not name; and `all_reduce(auto)`, which may choose a tree.
+//! `gradient_tracking`, `quasi_global`, `quasi_global_adam`, `s2`, `densify` and `parallax`; `timed_average`, which no simulated clock
+//! begins; `all_reduce` with other buckets, which are cut by tensors that a [`Job`] does not name; and `all_reduce(auto)`, which may
+//! choose a tree.
 //!
 //! | module | |
 //! | --- | --- |

@@ -90,7 +90,7 @@ pub fn mix(topology: &Topology, fabric: &dyn Fabric, key: Key, values: &mut [f32
         let weight = *weight as f32;
         wire::zip_f32s(part, values, *rank, |value, other| *value += weight * other)?;
     }
-    Ok(())
+    arrived(topology, fabric, key, &row)
 }
 
 fn row_of(topology: &Topology, fabric: &dyn Fabric, step: u64) -> Result<Row> {
@@ -103,6 +103,19 @@ fn exchange(fabric: &dyn Fabric, key: Key, row: &Row, part: bytes::Bytes) -> Res
     let from: Vec<usize> = row.from.iter().map(|(rank, _)| *rank).collect();
     let to = row.to.iter().map(|rank| (*rank, part.clone())).collect();
     fabric.exchange(key, to, &from)?.wait()
+}
+
+/// The phase of a key in which workers say that a vector has come.
+const ARRIVED: usize = 1 << 15;
+
+/// Where the next step's neighbours are others, returns once those of this one have what was sent to them: what is still leaving
+/// would share the link with what goes to the next, and who waits for it would be later with each step.
+fn arrived(topology: &Topology, fabric: &dyn Fabric, key: Key, row: &Row) -> Result<()> {
+    if topology.is_fixed() {
+        return Ok(());
+    }
+    let to = row.from.iter().map(|(rank, _)| (*rank, bytes::Bytes::new())).collect();
+    fabric.exchange(key.later(ARRIVED)?, to, &row.to)?.wait().map(|_| ())
 }
 
 /// A state of so many vectors of `len` values each, or of none before the first step.

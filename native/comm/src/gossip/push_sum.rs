@@ -2,7 +2,7 @@
 
 use firesteel_error::Result;
 
-use super::{Descent, Gossip, exchange, row_of, vectors};
+use super::{Descent, Gossip, arrived, exchange, row_of, vectors};
 use crate::fabric::{Fabric, Key};
 use crate::topology::Topology;
 use crate::wire;
@@ -50,6 +50,7 @@ impl Gossip for PushSum {
         for ((rank, _), part) in row.from.iter().zip(exchange(fabric, key, &row, part)?) {
             wire::add_f32s(&part, &mut shares, *rank)?;
         }
+        arrived(&self.topology, fabric, key, &row)?;
         self.mass = shares.pop().unwrap_or(mass);
         weights.iter_mut().zip(shares).for_each(|(weight, share)| *weight = share / self.mass);
         Ok(())

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use firesteel_error::{Error, Result};
 
 use super::pipeline::{Pipeline, number};
+use super::rounds::Rounds;
 use super::sharded::cut;
 use super::{Computed, Layout, Owned, State, Strategy, Totals, Update};
 use crate::collective::{Algorithm, Subgroup, all_reduce_sum};
@@ -199,7 +200,7 @@ impl Local {
     fn mean_by_clock(&mut self, weights: &mut [f32]) -> Result<()> {
         let step = self.step;
         let Some(clock) = &mut self.clock else { return Ok(()) };
-        clock.first.get_or_insert(step);
+        clock.begin(step);
         if !clock.is_due() || !self.pipeline.is_done() {
             return Ok(());
         }
@@ -211,12 +212,12 @@ impl Local {
     fn catch_up(&mut self, step: u64, weights: &mut [f32]) -> Result<()> {
         let Some(clock) = &self.clock else { return Ok(()) };
         let key = Key::new(step, number(self.pipeline.len()), 0);
-        let begun = self.fabric.broadcast(key, clock.begun.to_le_bytes().to_vec().into())?.wait()?;
+        let begun = self.fabric.broadcast(key, clock.begun().to_le_bytes().to_vec().into())?.wait()?;
         let read = |part: &Bytes| <[u8; 8]>::try_from(&part[..]).map(u64::from_le_bytes);
         let most = begun.iter().map(read).collect::<std::result::Result<Vec<_>, _>>();
         let most = most.map_err(|_| Error::corrupt("a number of means that is none"))?;
         let most = most.into_iter().max().unwrap_or(0);
-        while let Some(clock) = self.clock.as_mut().filter(|clock| clock.begun < most) {
+        while let Some(clock) = self.clock.as_mut().filter(|clock| clock.begun() < most) {
             let number = clock.next();
             self.mean(number, weights)?;
         }
@@ -326,38 +327,6 @@ impl Strategy for Local {
             }
         }
         Ok(())
-    }
-}
-
-/// Means by a clock: the messages of an epoch's are numbered as its first steps are.
-struct Rounds {
-    every: Duration,
-    since: Instant,
-    /// The number of the epoch's first step, once it is made.
-    first: Option<u64>,
-    /// How many have begun in it.
-    begun: u64,
-}
-
-impl Rounds {
-    fn new(every: Duration) -> Rounds {
-        Rounds { every, since: Instant::now(), first: None, begun: 0 }
-    }
-
-    fn is_due(&self) -> bool {
-        self.since.elapsed() >= self.every
-    }
-
-    /// The number of one that begins now: no worker begins more of them than it makes steps.
-    fn next(&mut self) -> u64 {
-        self.since = Instant::now();
-        self.begun += 1;
-        self.first.unwrap_or(0) + self.begun - 1
-    }
-
-    /// Of an epoch.
-    fn end(&mut self) {
-        (self.first, self.begun) = (None, 0);
     }
 }
 

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `sharded` | [`Sharded`], the default: owners update their slices, and send them to everyone |
 //! | `replicated` | [`Replicated`]: everyone learns the mean gradient by a [`crate::reduce::Reduce`], and updates everything |
-//! | `local` | [`Local`]: everyone updates by its own gradient, and now and then all take the mean of their weights |
+//! | `local`, `rounds` | [`Local`]: everyone updates by its own gradient, and now and then all take the mean of their weights |
 //! | `mixing` | [`Mixing`]: everyone updates by its own gradient, and takes a mean with its neighbours by a [`crate::gossip::Gossip`] |
 //! | `stale` | [`Stale`]: owners update with what has come, and nobody waits for the slowest more than it must |
 //! | `tables`, `rows`, `summed` | the rows of tables that a step touches: by their owners, or by everyone |
@@ -18,6 +18,7 @@ mod local;
 mod mixing;
 mod pipeline;
 mod replicated;
+mod rounds;
 mod rows;
 mod sharded;
 mod spec;
