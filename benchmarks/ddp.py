@@ -59,7 +59,11 @@ def peer(rank, port, path, epochs, variant):
 def train(commands):
     """The seconds of an epoch behind the first, and the last loss."""
     workers = [subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) for command in commands]
-    said = [worker.communicate(timeout=600)[0] for worker in workers]
+    try:
+        said = [worker.communicate(timeout=600)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
     if any(worker.returncode for worker in workers):
         sys.exit(f"ddp.py: a worker failed: {[worker.args for worker in workers if worker.returncode]}")
     epochs = [[json.loads(line) for line in text.splitlines()] for text in said]

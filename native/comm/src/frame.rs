@@ -1,7 +1,7 @@
 //! What travels on a connection once both ends have proved who they are.
 //!
 //! A part is one frame, or, when it is longer than a frame may be, a frame that announces its length and then pieces,
-//! in order, until it is complete. Whatever has no payload may travel between pieces; another part may not.
+//! in order, until it is complete. Anything may travel between pieces but another part of several frames.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use firesteel_error::{Error, Kind, Result};
@@ -16,7 +16,7 @@ pub(crate) const HEADER: usize = 24;
 /// The longest reason an abort may give, in bytes.
 const MAX_REASON: usize = 1 << 16;
 
-/// The head of a frame; `len` bytes follow it.
+/// The head of a frame. `len` bytes follow it, but for what is lent, whose place follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Head {
     /// A part.

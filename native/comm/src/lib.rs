@@ -45,7 +45,6 @@ mod mailbox;
 mod mesh;
 pub mod plan;
 pub mod reduce;
-#[allow(unsafe_code)]
 mod shared;
 pub mod simulated;
 pub mod sparse;

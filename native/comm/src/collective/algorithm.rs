@@ -2,7 +2,7 @@
 
 use firesteel_error::{Error, Result};
 
-use super::{all_reduce_bytes, all_reduce_sum, halving, ring, tree};
+use super::{all_reduce_bytes, all_reduce_sum, halving, phases, ring, tree};
 use crate::fabric::{Fabric, Key};
 
 /// How a vector is summed over all workers. Whichever it is, all end with the same bits, but not with those of another.
@@ -100,7 +100,7 @@ impl Algorithm {
     /// Seconds that it takes over links of which all are alike: latencies of its rounds, messages, and the bytes that travel one after
     /// the other. What computing takes is not in it, nor links that many share.
     ///
-    /// Over a [`crate::Simulated`] network the ring and halves take that, two phases up to 2(n−1) messages less, as some are made
+    /// Over a [`crate::Simulated`] network the ring and halves take that, two phases less by up to their messages, as some are made
     /// ready while others travel, and trees within a quarter of it.
     pub fn seconds(self, len: usize, world: usize, link: Link) -> f64 {
         if world == 1 {
@@ -114,7 +114,8 @@ impl Algorithm {
         match self {
             Algorithm::TwoPhase | Algorithm::Ring => {
                 let most = (0..world).map(|rank| self.bytes(len, rank, world)).max().unwrap_or(0);
-                of(2 * (world - 1), most)
+                let phases = if self == Algorithm::Ring { 2 } else { phases(len) };
+                of(phases * (world - 1), most)
             }
             Algorithm::HalvingDoubling => of(self.rounds(len, world), halving::path(len, world)),
             Algorithm::DoubleBinaryTree => tree::seconds(len, world, link),

@@ -52,7 +52,7 @@ fn swap(
     gets: &Of,
     values: &[f32],
 ) -> Result<Option<bytes::Bytes>> {
-    let to = gives.iter().map(|(to, range)| (*to, wire::f32s(&values[range.clone()])));
+    let to = gives.iter().map(|(to, range)| (*to, fabric.part(&values[range.clone()])));
     let from: Vec<usize> = gets.iter().map(|(from, _)| *from).collect();
     Ok(fabric.exchange(key, to.collect(), &from)?.wait()?.pop())
 }

@@ -45,6 +45,10 @@ impl Fabric for Subgroup<'_> {
         self.members.len()
     }
 
+    fn part(&self, values: &[f32]) -> Bytes {
+        self.whole.part(values)
+    }
+
     fn rank_in_all(&self, rank: usize) -> usize {
         self.whole.rank_in_all(self.members[rank])
     }
@@ -122,12 +126,12 @@ pub fn all_reduce_by_host(
     let host = Subgroup::new(fabric, hosts)?;
     let leads: Vec<u32> =
         (0..hosts.len()).map(|rank| u32::from(!hosts[..rank].contains(&hosts[rank]))).collect();
-    let parts = gather(&host, key, 0, wire::f32s(values))?;
+    let parts = gather(&host, key, 0, host.part(values))?;
     if let Some(parts) = parts {
         reduce(&parts, values)?;
         // Behind the two phases of the hosts.
         between.all_reduce(&Subgroup::new(fabric, &leads)?, key.later(2)?, values)?;
     }
-    let sum = broadcast_from(&host, key.later(1)?, 0, wire::f32s(values))?;
+    let sum = broadcast_from(&host, key.later(1)?, 0, host.part(values))?;
     wire::copy_f32s(&sum, values, 0)
 }

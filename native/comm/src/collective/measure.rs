@@ -100,7 +100,7 @@ impl Probe<'_> {
         let (next, before) = ((rank + 1) % world, (rank + world - 1) % world);
         let start = self.watch.seconds(self.fabric);
         let send = |(nth, values): (usize, &Vec<f32>)| {
-            self.fabric.exchange(key.later(nth)?, vec![(next, wire::f32s(values))], &[before])
+            self.fabric.exchange(key.later(nth)?, vec![(next, self.fabric.part(values))], &[before])
         };
         let sent = messages.iter().enumerate().map(send).collect::<Result<Vec<Pending>>>()?;
         for (pending, values) in sent.into_iter().zip(&mut messages) {

@@ -17,7 +17,7 @@ pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> R
         let key = key.later(round)?;
         // What came in the round before goes on.
         let (out, into) = (slice(round, values.len()), slice(round + 1, values.len()));
-        let part = wire::f32s(&values[out]);
+        let part = fabric.part(&values[out]);
         let received = fabric.exchange(key, vec![(right, part)], &[left])?.wait()?;
         match round + 1 < world {
             true => wire::add_f32s(&received[0], &mut values[into], left)?,

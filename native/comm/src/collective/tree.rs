@@ -30,7 +30,7 @@ pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> R
             wire::add_f32s(&part, own, *child)?;
         }
         if let Some(parent) = node.parent {
-            fabric.exchange(key(*nth, 0)?, vec![(parent, wire::f32s(own))], &[])?.wait()?;
+            fabric.exchange(key(*nth, 0)?, vec![(parent, fabric.part(own))], &[])?.wait()?;
         }
     }
     // On the way back whoever has children gives to them first.
@@ -42,7 +42,7 @@ pub(super) fn all_reduce(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> R
         if let (Some(parent), Some(sum)) = (node.parent, sum.wait()?.first()) {
             wire::copy_f32s(sum, own, parent)?;
         }
-        let sum = wire::f32s(own);
+        let sum = fabric.part(own);
         let children = node.children.iter().map(|child| (*child, sum.clone())).collect();
         fabric.exchange(key(*nth, 1)?, children, &[])?.wait()?;
     }

@@ -25,6 +25,7 @@ pub use push_sum::PushSum;
 pub use quasi_global::{FirstMoment, QuasiGlobal, QuasiGlobalAdam, QuasiGlobalAdamConfig};
 
 use crate::fabric::{Fabric, Key};
+use crate::mailbox::Pending;
 use crate::topology::{Row, Topology};
 use crate::wire;
 
@@ -84,13 +85,14 @@ pub trait Gossip: fmt::Debug + Send {
 /// As of [`Gossip::step`].
 pub fn mix(topology: &Topology, fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Result<()> {
     let row = row_of(topology, fabric, key.step)?;
-    let heard = exchange(fabric, key, &row, wire::f32s(values))?;
+    let heard = exchange(fabric, key, &row, fabric.part(values))?;
+    let arrived = arrived(topology, fabric, key, &row)?;
     values.iter_mut().for_each(|value| *value *= row.own as f32);
     for ((rank, weight), part) in row.from.iter().zip(&heard) {
         let weight = *weight as f32;
         wire::zip_f32s(part, values, *rank, |value, other| *value += weight * other)?;
     }
-    arrived(topology, fabric, key, &row)
+    arrived.map_or(Ok(()), |pending| pending.wait().map(drop))
 }
 
 fn row_of(topology: &Topology, fabric: &dyn Fabric, step: u64) -> Result<Row> {
@@ -108,14 +110,15 @@ fn exchange(fabric: &dyn Fabric, key: Key, row: &Row, part: bytes::Bytes) -> Res
 /// The phase of a key in which workers say that a vector has come.
 const ARRIVED: usize = 1 << 15;
 
-/// Where the next step's neighbours are others, returns once those of this one have what was sent to them: what is still leaving
-/// would share the link with what goes to the next, and who waits for it would be later with each step.
-fn arrived(topology: &Topology, fabric: &dyn Fabric, key: Key, row: &Row) -> Result<()> {
-    if topology.is_fixed() {
-        return Ok(());
+/// Where the next step's neighbours are others, says that their vectors have come; what to wait for until those of this step say so:
+/// what is still leaving would share the link with what goes to the next, and who waits for it would be later with each step.
+fn arrived(topology: &Topology, fabric: &dyn Fabric, key: Key, row: &Row) -> Result<Option<Pending>> {
+    // Of two, each has one neighbour.
+    if topology.is_fixed() || fabric.world() == 2 {
+        return Ok(None);
     }
     let to = row.from.iter().map(|(rank, _)| (*rank, bytes::Bytes::new())).collect();
-    fabric.exchange(key.later(ARRIVED)?, to, &row.to)?.wait().map(|_| ())
+    fabric.exchange(key.later(ARRIVED)?, to, &row.to).map(Some)
 }
 
 /// A state of so many vectors of `len` values each, or of none before the first step.

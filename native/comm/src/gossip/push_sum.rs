@@ -46,11 +46,13 @@ impl Gossip for PushSum {
         let mut shares: Vec<f32> =
             before.iter().zip(way).map(|(weight, way)| (weight * mass + way) * share).collect();
         shares.push(mass * share);
-        let part = wire::f32s(&shares);
-        for ((rank, _), part) in row.from.iter().zip(exchange(fabric, key, &row, part)?) {
+        let part = fabric.part(&shares);
+        let heard = exchange(fabric, key, &row, part)?;
+        let arrived = arrived(&self.topology, fabric, key, &row)?;
+        for ((rank, _), part) in row.from.iter().zip(heard) {
             wire::add_f32s(&part, &mut shares, *rank)?;
         }
-        arrived(&self.topology, fabric, key, &row)?;
+        arrived.map_or(Ok(()), |pending| pending.wait().map(drop))?;
         self.mass = shares.pop().unwrap_or(mass);
         weights.iter_mut().zip(shares).for_each(|(weight, share)| *weight = share / self.mass);
         Ok(())

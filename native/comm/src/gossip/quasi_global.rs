@@ -211,6 +211,9 @@ impl Gossip for QuasiGlobalAdam {
     }
 
     fn set_state(&mut self, mut state: Vec<Vec<f32>>, len: usize) -> Result<()> {
+        if state.len() != 3 {
+            return Err(Error::corrupt(format!("a state of {} vectors, expected 3", state.len())));
+        }
         // The number of steps is behind the moments.
         let steps = state.pop().unwrap_or_default();
         [self.first, self.second] = vectors(state, len)?;

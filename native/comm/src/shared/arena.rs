@@ -91,7 +91,7 @@ pub(crate) struct Place {
 impl AsRef<[u8]> for Place {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: `take` gave this place, which lies within the map that the arena holds, to this alone, so that it is written through
-        // this alone. Peers do not write at all.
+        // this alone. Peers, who are trusted with the gradients, map it for reading.
         unsafe { std::slice::from_raw_parts(self.arena.map.as_ptr().add(self.at), self.len) }
     }
 }

@@ -4,9 +4,11 @@
 //! open it maps it for reading; one that cannot, as it runs for another user or in a container of its own, gets parts through its
 //! socket as any other. A part stays where it is until all who read it have let it go.
 
+#[allow(unsafe_code, reason = "places in memory that is mapped are slices")]
 mod arena;
 mod free;
 mod lender;
+#[allow(unsafe_code, reason = "as above, in the memory of a peer")]
 mod window;
 
 pub(crate) use arena::{Arena, Offer, Place};

@@ -65,7 +65,7 @@ impl Spec {
             "asp" => Ok(Box::new(Stale::new(fabric, layout, None, self.whole("every")?)?)),
             "timed_average" => {
                 let every = Duration::from_millis(self.whole("milliseconds")?);
-                Ok(Box::new(Local::new(fabric, layout, 1, Outer::Late)?.timed(every)?))
+                Ok(Box::new(Local::new(fabric, layout, 1, Outer::Mean)?.timed(every)?))
             }
             "downpour" => {
                 let stale = Stale::new(fabric, layout, None, self.whole("push")?)?;

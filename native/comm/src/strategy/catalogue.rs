@@ -458,7 +458,7 @@ entries! {
         "as async_average, by a clock: whoever is slower makes fewer steps between two means, and holds nobody up before an epoch ends";
         when "as async_average, where workers are of different speed";
         sends "2·(n−1)/n·S in so many milliseconds, tables whole, while steps are computed";
-        costs "as async_average; results differ from run to run";
+        costs "as async_average; results differ from run to run; workers end an epoch within five minutes of each other";
         source "Gan et al. 2021, BAGUA's asynchronous model average";
     }
     Strategy ssp(

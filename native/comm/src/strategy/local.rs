@@ -21,7 +21,7 @@ pub enum Outer {
     /// They go on with it (McDonald et al. 2010, Stich 2019).
     Mean,
     /// They go on while it is taken, and add what it differs from what they had when they began: by a round late. BAGUA's asynchronous
-    /// model average (Gan et al. 2021), by steps and not by a clock, so that all begin the same rounds.
+    /// model average (Gan et al. 2021), by steps, so that all begin the same rounds, or by a clock: [`Local::timed`].
     Late,
     /// SlowMo (Wang et al. 2020): u ← β·u + (x₀ − x̄)/η; x ← x₀ − α·η·u, where x₀ is what they began with.
     SlowMo {
@@ -116,8 +116,9 @@ impl Local {
     }
 
     /// A mean begins so long after the one before it began, as each worker's own clock says, whatever steps the workers have made by
-    /// then; the steps of [`Local::new`] do not count. A worker that goes on alone while others are slow begins the next behind theirs.
-    /// BAGUA's asynchronous model average as it is (Gan et al. 2021); runs are not repeatable.
+    /// then; the steps of [`Local::new`] do not count. No worker begins one while that before has not come, so none is more than one ahead.
+    /// Who ends an epoch waits for the others as long as the fabric's deadline. BAGUA's asynchronous model average as it is (Gan et al.
+    /// 2021); runs are not repeatable.
     ///
     /// # Errors
     /// `InvalidArgument` over a network that is simulated, where no time passes by itself.
@@ -201,6 +202,7 @@ impl Local {
         let step = self.step;
         let Some(clock) = &mut self.clock else { return Ok(()) };
         clock.begin(step);
+        self.fabric.check()?;
         if !clock.is_due() || !self.pipeline.is_done() {
             return Ok(());
         }
@@ -213,9 +215,11 @@ impl Local {
         let Some(clock) = &self.clock else { return Ok(()) };
         let key = Key::new(step, number(self.pipeline.len()), 0);
         let begun = self.fabric.broadcast(key, clock.begun().to_le_bytes().to_vec().into())?.wait()?;
-        let read = |part: &Bytes| <[u8; 8]>::try_from(&part[..]).map(u64::from_le_bytes);
-        let most = begun.iter().map(read).collect::<std::result::Result<Vec<_>, _>>();
-        let most = most.map_err(|_| Error::corrupt("a number of means that is none"))?;
+        let read = |(rank, part): (usize, &Bytes)| {
+            let wrong = |_| Error::corrupt(format!("rank {rank} sent {} bytes, expected 8", part.len()));
+            <[u8; 8]>::try_from(&part[..]).map(u64::from_le_bytes).map_err(wrong)
+        };
+        let most = begun.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
         let most = most.into_iter().max().unwrap_or(0);
         while let Some(clock) = self.clock.as_mut().filter(|clock| clock.begun() < most) {
             let number = clock.next();

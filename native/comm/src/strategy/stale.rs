@@ -42,7 +42,9 @@ pub struct Stale {
     /// In how many steps a worker that makes steps of its own takes the owners' weights; none: it makes none.
     fetch: Option<u64>,
     totals: Totals,
-    /// What this owner has; empty before an epoch's first step.
+    /// Whether a step of this epoch has been made.
+    begun: bool,
+    /// What this owner has since then.
     slice: Vec<f32>,
     /// Steps since the owners' weights were taken.
     alone: u64,
@@ -61,7 +63,7 @@ pub struct Stale {
     sent: u64,
     had: Vec<u64>,
     known: Vec<u64>,
-    /// The latest slices that have not been taken.
+    /// The latest slices: those that have not been taken, or all where workers make steps of their own.
     latest: Vec<Option<Bytes>>,
 }
 
@@ -103,6 +105,7 @@ impl Stale {
             every,
             fetch: None,
             totals: Totals::default(),
+            begun: false,
             slice: Vec::new(),
             alone: 0,
             sum: vec![0.0; layout.len],
@@ -137,8 +140,15 @@ impl Stale {
 
     /// Begins an epoch with this owner's slice of the weights that all have.
     fn own_what_is_there(&mut self, weights: &[f32]) {
-        if self.slice.is_empty() {
-            self.slice = weights[self.own()].to_vec();
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        self.slice = weights[self.own()].to_vec();
+        // What a worker takes where an owner has sent nothing yet.
+        if self.fetch.is_some() {
+            let world = self.fabric.world();
+            let of = |owner| Some(wire::f32s(&weights[slice_of(self.len, owner, world)]));
+            self.latest = (0..world).map(of).collect();
         }
     }
 
@@ -181,6 +191,11 @@ impl Stale {
                     )));
                 }
                 let (steps, weight) = (part.get_f64_le(), part.get_f64_le());
+                if ![steps, weight].iter().all(|value| value.is_finite() && *value >= 0.0) {
+                    return Err(Error::corrupt(format!(
+                        "rank {rank} sent gradients of {steps} steps with a weight of {weight}, expected finite numbers of 0 and up"
+                    )));
+                }
                 self.held.push(Push { rank, number: self.heard[rank], steps, weight, gradient: part });
                 self.heard[rank] += 1;
             }
@@ -252,8 +267,11 @@ impl Stale {
         let world = self.fabric.world();
         self.alone = 0;
         weights[self.own()].copy_from_slice(&self.slice);
-        for (owner, part) in self.latest.iter_mut().enumerate() {
-            if let Some(part) = part.take() {
+        let rank = self.fabric.rank();
+        for (owner, latest) in self.latest.iter_mut().enumerate().filter(|(owner, _)| *owner != rank) {
+            // Who makes no steps of its own has it already once it is taken.
+            let part = if self.fetch.is_some() { latest.clone() } else { latest.take() };
+            if let Some(part) = part {
                 wire::copy_f32s(&part, &mut weights[slice_of(self.len, owner, world)], owner)?;
             }
         }
@@ -271,8 +289,8 @@ impl Stale {
     /// Serves until all owners have all pushes before `number` in what they sent here.
     fn serve_until(&mut self, number: u64, update: &mut dyn Update) -> Result<()> {
         let behind = |of: &[u64]| -> Vec<usize> { (0..of.len()).filter(|rank| of[*rank] < number).collect() };
-        // When any of those that are waited for was last heard.
-        let (mut heard, mut come) = (Instant::now(), (behind(&self.heard), behind(&self.known)));
+        // When anything came last from one of those that are waited for, and how much had by then.
+        let (mut since, mut come) = (Instant::now(), Vec::new());
         let mut least = 0;
         loop {
             let arrivals = self.fabric.arrivals();
@@ -286,12 +304,16 @@ impl Stale {
                 return Ok(());
             }
             self.fabric.check()?;
-            let late = (behind(&self.heard), behind(&self.known));
-            if late != come {
-                (heard, come) = (Instant::now(), late);
-            } else if heard.elapsed() > self.fabric.deadline() {
-                let (what, late) =
-                    if late.0.is_empty() { ("weights", late.1) } else { ("gradients", late.0) };
+            let (of_gradients, of_weights) = (behind(&self.heard), behind(&self.known));
+            let so_far = |rank: &usize| (*rank, self.heard[*rank] + self.had[*rank]);
+            let now: Vec<_> = of_gradients.iter().chain(&of_weights).map(so_far).collect();
+            if now != come {
+                (since, come) = (Instant::now(), now);
+            } else if since.elapsed() > self.fabric.deadline() {
+                let (what, late) = match of_gradients.is_empty() {
+                    true => ("weights", of_weights),
+                    false => ("gradients", of_gradients),
+                };
                 let (rank, span) = (self.fabric.rank(), seconds(self.fabric.deadline()));
                 let text = format!("rank {rank} waited {span} for {what} of {}", ranks(&late));
                 return Err(Error::new(Kind::Timeout, text));
@@ -356,7 +378,7 @@ impl Strategy for Stale {
         }
         self.serve_until(self.pushed, update)?;
         self.take(weights)?;
-        self.slice.clear();
+        self.begun = false;
         // Before that nobody sends what belongs to the next epoch.
         barrier(self.fabric.as_ref(), Key::new(self.pushed, ENDS, 0))
     }

@@ -217,7 +217,7 @@ fn decode(mut told: Bytes, len: usize) -> Result<Profile> {
     let time = |told: &mut Bytes| {
         Some(told.get_f64_le())
             .filter(|time| *time >= 0.0 && time.is_finite())
-            .ok_or_else(|| wrong("that take no time"))
+            .ok_or_else(|| wrong("with a time that is none"))
     };
     let cost = Cost { each: time(&mut told)?, per_byte: time(&mut told)? };
     let (mut parts, mut start) = (Vec::new(), 0);
@@ -256,7 +256,7 @@ mod tests {
         );
         let mut late = profile();
         late.parts[0].backward = f64::NAN;
-        assert_eq!(refused(encode(&late), 7), "rank 0 sent a profile of 7 values that take no time");
+        assert_eq!(refused(encode(&late), 7), "rank 0 sent a profile of 7 values with a time that is none");
     }
 
     #[test]

@@ -59,10 +59,10 @@ impl Writer {
             let mut next = Some(first);
             while let Some((head, payload)) = next {
                 self.message(head, payload).await?;
+                for number in self.window.get().map(|window| window.returned()).unwrap_or_default() {
+                    self.put(&Head::Returned { number }.encode()).await?;
+                }
                 next = self.messages.try_recv().ok();
-            }
-            for number in self.window.get().map(|window| window.returned()).unwrap_or_default() {
-                self.put(&Head::Returned { number }.encode()).await?;
             }
             self.flush(&[]).await?;
         }

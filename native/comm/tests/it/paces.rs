@@ -120,6 +120,26 @@ fn who_is_late_is_named() {
     }
 }
 
+/// One that works and sends is not late, however long it takes altogether.
+#[test]
+fn who_still_sends_is_waited_for() {
+    let short = Options { deadline: Duration::from_millis(500), ..options() };
+    for text in ["asp", "downpour(push=1, fetch=1)"] {
+        let ends = run(meshes(Kind::Local, 2, &short), |mesh| {
+            let slow = mesh.rank() == 1;
+            let mut strategy = build(text, mesh);
+            let mut weights = vec![0.0; LEN];
+            for nth in 0..12 {
+                step(strategy.as_mut(), nth, 1.0, &mut weights);
+                thread::sleep(Duration::from_millis(if slow { 100 } else { 0 }));
+            }
+            strategy.settle(&mut weights, &mut Sgd).unwrap();
+            weights
+        });
+        assert_eq!(ends[0], ends[1], "{text}");
+    }
+}
+
 /// Workers of different speed: what each has at an epoch's end is the mean of what its steps alone would have made of it.
 #[test]
 fn means_by_a_clock_keep_the_sum_of_all_steps() {

@@ -105,6 +105,9 @@ fn two_phases_take_no_more_than_their_closed_form() {
         near(found, 2.0 * phase, 1e-9);
         near(found, Algorithm::TwoPhase.seconds(len, world, NETWORK), 0.02);
     }
+    // Long vectors go in several messages to each: here of three chunks, and what messages cost is all.
+    let link = |per_message| Link { per_message, latency: 0.0, bandwidth: 1e15 };
+    near(Algorithm::TwoPhase.seconds(3 << 18, 4, link(1e-3)), 3.0 * 2.0 * 3.0 * 1e-3, 1e-3);
 }
 
 #[test]
