@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import ports, write_results
 from engine import NETWORKS, write_work
-from gloo import ports
 
 WORLD = 2
 # Relative, of the last epoch's mean loss: the initial weights differ.
@@ -127,9 +127,7 @@ def main():
             all_found.append(compare(options.worker, network, path, options))
             lines.append(row(all_found[-1]))
             print(lines[-1], flush=True)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "ddp.md").write_text("\n".join(lines) + "\n")
-    (options.results / "ddp.json").write_text(json.dumps(all_found, indent=1))
+    write_results(options.results, "ddp", lines, all_found)
 
 
 if __name__ == "__main__":

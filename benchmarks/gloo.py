@@ -2,22 +2,24 @@
 
 Both sides are as many processes as there are workers, which stay for all rounds; rounds alternate, and a ratio is the
 median of those of single rounds. `local` is our workers as threads of one process, beside the same gloo, and beside
-copies of memory by as many threads of as many bytes as an all-reduce reads and writes, which bound it.
+copies of memory by as many threads of as many bytes as an all-reduce reads and writes, which bound it. `pump` is what
+bounds sockets: as many processes that write as many bytes to each other, a thread each way, and read them.
 """
 
 import argparse
-import json
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from common import ports, write_results
+
 LENGTHS = [100_000, 1_000_000, 10_000_000, 25_000_000]
 WORLDS = [2, 4]
 # Of one round.
 SECONDS = 0.5
+RATIOS = ("sockets_over_gloo", "sockets_of_pump", "host_over_gloo", "local_over_gloo", "local_of_copy")
 
 
 def peer(rank, world, port, length):
@@ -65,28 +67,20 @@ class Group:
             worker.wait(timeout=60)
 
 
-def ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    numbers = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return numbers
-
-
 def compare(worker, world, length, rounds):
     """Milliseconds of one all-reduce by each way, and ratios."""
-    port, *of_ours = ports(2 * world + 1)
-    addresses = [f"127.0.0.1:{port}" for port in of_ours]
-    sockets, host = addresses[:world], addresses[world:]
     each = range(world)
+    (port,) = ports(1)
+
+    def ours(way):
+        addresses = ",".join(f"127.0.0.1:{port}" for port in ports(world))
+        return Group([[worker, way, str(rank), addresses, str(length)] for rank in each])
+
     groups = {
         "gloo": Group(
             [[sys.executable, __file__, "--peer", str(rank), str(world), str(port), str(length)] for rank in each]
         ),
-        "sockets": Group([[worker, "sockets", str(rank), ",".join(sockets), str(length)] for rank in each]),
-        "host": Group([[worker, "host", str(rank), ",".join(host), str(length)] for rank in each]),
+        **{way: ours(way) for way in ("sockets", "pump", "host")},
         "local": Group([[worker, "local", str(world), str(length)]]),
     }
     once = {way: statistics.median(group.seconds(1) for _ in range(5)) for way, group in groups.items()}
@@ -107,6 +101,7 @@ def compare(worker, world, length, rounds):
         "length": length,
         "milliseconds": {way: 1000 * statistics.median(all) for way, all in found.items()},
         "sockets_over_gloo": ratio("gloo", "sockets"),
+        "sockets_of_pump": ratio("pump", "sockets"),
         "host_over_gloo": ratio("gloo", "host"),
         "local_over_gloo": ratio("gloo", "local"),
         "local_of_copy": ratio("copy", "local"),
@@ -117,8 +112,8 @@ def row(found):
     ms = found["milliseconds"]
     cells = [
         f"{found['world']}, {found['length']:,}",
-        *(f"{ms[way]:.2f}" for way in ("gloo", "sockets", "host", "local", "copy")),
-        *(f"{found[name]:.2f}" for name in ("sockets_over_gloo", "host_over_gloo", "local_over_gloo", "local_of_copy")),
+        *(f"{ms[way]:.2f}" for way in ("gloo", "sockets", "pump", "host", "local", "copy")),
+        *(f"{found[name]:.2f}" for name in RATIOS),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -132,15 +127,17 @@ def main():
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     head = [
-        "workers × values",
+        "workers, values",
         "gloo, ms",
         "sockets, ms",
+        "pump, ms",
         "host, ms",
         "local, ms",
         "copies, ms",
-        "sockets × gloo",
-        "host × gloo",
-        "local × gloo",
+        "sockets over gloo",
+        "sockets of pump",
+        "host over gloo",
+        "local over gloo",
         "local of copies",
     ]
     lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
@@ -151,9 +148,7 @@ def main():
             all_found.append(compare(options.worker, world, length, options.rounds))
             lines.append(row(all_found[-1]))
             print(lines[-1], flush=True)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "gloo.md").write_text("\n".join(lines) + "\n")
-    (options.results / "gloo.json").write_text(json.dumps(all_found, indent=1))
+    write_results(options.results, "gloo", lines, all_found)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from common import write_results
 from pyspark.ml.classification import MultilayerPerceptronClassifier
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame, SparkSession
@@ -184,10 +185,8 @@ def report(rates: dict[str, list[float]], options: argparse.Namespace) -> None:
         *(f"| {k} | {statistics.median(v):.2f} | {min(v):.2f}–{max(v):.2f} |" for k, v in pairs.items()),
         "",
     ]
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "spark.md").write_text("\n".join(lines))
     details = {"rates": rates, "ratios": pairs, "rows": options.rows, "machine": platform.platform()}
-    (options.results / "spark.json").write_text(json.dumps(details, indent=2) + "\n")
+    write_results(options.results, "spark", lines, details)
     print("\n".join(lines))
 
 

@@ -13,7 +13,6 @@ Everything has two threads. Run by ``make bench-sql``; writes ``results/sql.md``
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ import onnxruntime
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from common import write_results
 
 COLUMNS = ("month", "hour", "distance", "origin", "destination")
 NUMBERS = COLUMNS[:3]
@@ -130,10 +130,8 @@ def report(rates: dict[str, list[float]], count: int, options: argparse.Namespac
         *(f"| {k} | {statistics.median(v):.2f} | {min(v):.2f}–{max(v):.2f} |" for k, v in pairs.items()),
         "",
     ]
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "sql.md").write_text("\n".join(lines))
     details = {"rates": rates, "ratios": pairs, "rows": count, "machine": platform.platform()}
-    (options.results / "sql.json").write_text(json.dumps(details, indent=2) + "\n")
+    write_results(options.results, "sql", lines, details)
     print("\n".join(lines))
 
 

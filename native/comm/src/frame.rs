@@ -35,7 +35,7 @@ pub(crate) enum Head {
     Offer,
     /// The peer reads the memory that it was offered.
     Accepted,
-    /// A part of `len` bytes that lies in the peer's memory: [`Loan`].
+    /// A part of `len` bytes that lies in the peer's memory, at a [`Loan`](crate::shared::Loan)'s place.
     Lent { tag: Tag, len: usize },
     /// What was lent under this number is not read any more.
     Returned { number: u64 },
@@ -44,7 +44,6 @@ pub(crate) enum Head {
 impl Head {
     pub(crate) fn encode(self) -> Bytes {
         let nowhere = Key::new(0, 0, 0);
-        let number_of = |number| Key { step: number, ..nowhere };
         let (kind, of, key, len) = match self {
             Head::Part { tag, len } => (0, tag.of as u8, tag.key, len),
             Head::Heartbeat => (1, 0, nowhere, 0),
@@ -55,7 +54,7 @@ impl Head {
             Head::Offer => (6, 0, nowhere, Offer::LEN),
             Head::Accepted => (7, 0, nowhere, 0),
             Head::Lent { tag, len } => (8, tag.of as u8, tag.key, len),
-            Head::Returned { number } => (9, 0, number_of(number), 0),
+            Head::Returned { number } => (9, 0, Key { step: number, ..nowhere }, 0),
         };
         let mut out = BytesMut::with_capacity(HEADER);
         out.put_slice(&[kind, of]);

@@ -2,8 +2,9 @@
 //!
 //! A [`Fabric`] gives a worker its rank, the world size and three moves on bytes. [`collective`]s and [`strategy`]s are
 //! built from the moves and run on every fabric. All fabrics are one mechanism, a mailbox a worker, and differ in the
-//! links that fill it: [`local_world`] makes threads of one process, [`join`] meets other processes over tcp, peers in
-//! the same process through shared memory, and [`simulated_world`] makes threads that compute how long a network would take.
+//! links that fill it: [`local_world`] makes threads of one process; [`join`] meets other processes over tcp, hands parts
+//! to those of the same host in memory that both map, and to peers in the same process as they are; [`simulated_world`]
+//! makes threads that compute how long a network would take.
 //!
 //! Every wait has a deadline. A peer that dies ends the waits of all others with `PeerLost` naming its rank.
 //!

@@ -65,8 +65,8 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
     }
     let chunks = chunks(values.len());
     let shuffle = |nth: usize, values: &[f32]| {
-        // One's own slice is where it is summed already.
-        let part = |owner| match owner == rank {
+        // The first two sum in place: see `reduce_at`.
+        let part = |owner| match owner == rank && rank <= 1 {
             true => Bytes::new(),
             false => fabric.part(&values[slice_in(&chunks[nth], owner, world)]),
         };
@@ -74,8 +74,8 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
     };
     let take = |nth: usize, reduced: Pending, values: &mut [f32]| {
         let parts = reduced.wait()?;
-        let others = parts.iter().enumerate().filter(|(owner, _)| *owner != rank);
-        others.into_iter().try_for_each(|(owner, part)| {
+        let mut others = parts.iter().enumerate().filter(|(owner, _)| *owner != rank);
+        others.try_for_each(|(owner, part)| {
             wire::copy_f32s(part, &mut values[slice_in(&chunks[nth], owner, world)], owner)
         })
     };
@@ -85,7 +85,7 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
     for (nth, chunk) in chunks.iter().enumerate() {
         let Some(pending) = shuffled.pop_front() else { break };
         let own = slice_in(chunk, rank, world);
-        add_in_order(&pending.wait()?, rank, &mut values[own.clone()])?;
+        reduce_at(rank, &pending.wait()?, &mut values[own.clone()])?;
         let sum = fabric.broadcast(key.later(2 * nth + 1)?, fabric.part(&values[own]))?;
         reduced.push_back((nth, sum));
         if nth + ahead < chunks.len() {
@@ -100,22 +100,14 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
     reduced.into_iter().try_for_each(|(nth, sum)| take(nth, sum, values))
 }
 
-/// Adds the parts of all others to `own`, which is that of `rank`, as if all were added in rank order.
-fn add_in_order(parts: &[Bytes], rank: usize, own: &mut [f32]) -> Result<()> {
-    // The sum of two is the same either way around.
-    if rank <= 1 {
-        let others = parts.iter().enumerate().filter(|(other, _)| *other != rank);
-        return others.into_iter().try_for_each(|(other, part)| wire::add_f32s(part, own, other));
+/// Sums the parts in rank order into `own`, which is the part of `rank`.
+fn reduce_at(rank: usize, parts: &[Bytes], own: &mut [f32]) -> Result<()> {
+    // The sum of the first two is the same either way around, so theirs need not be sent to themselves.
+    if rank > 1 {
+        return reduce(parts, own);
     }
-    let mine = own.to_vec();
-    for (other, part) in parts.iter().enumerate() {
-        match other {
-            0 => wire::copy_f32s(part, own, other)?,
-            _ if other == rank => own.iter_mut().zip(&mine).for_each(|(sum, value)| *sum += value),
-            _ => wire::add_f32s(part, own, other)?,
-        }
-    }
-    Ok(())
+    let mut others = parts.iter().enumerate().filter(|(other, _)| *other != rank);
+    others.try_for_each(|(other, part)| wire::add_f32s(part, own, other))
 }
 
 /// Bytes that `rank` of `world` sends for it.

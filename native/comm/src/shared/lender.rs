@@ -7,10 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use firesteel_error::{Error, Result};
 
+use super::SHORTEST;
 use super::arena::Arena;
-
-/// A shorter part is sent sooner than its place.
-const SHORTEST: usize = 4 << 10;
 
 /// Lends parts to a peer that said that it can read them.
 #[derive(Debug)]

@@ -14,3 +14,6 @@ mod window;
 pub(crate) use arena::{Arena, Offer, Place};
 pub(crate) use lender::{Lender, Loan};
 pub(crate) use window::Window;
+
+/// A shorter part is sent sooner than its place, and is not worth a place in memory that is used again.
+pub(crate) const SHORTEST: usize = 4 << 10;

@@ -12,11 +12,8 @@ use super::Message;
 use crate::fabric::Options;
 use crate::frame::{self, HEADER, Head};
 use crate::mailbox::{Gone, Mailbox, Tag};
-use crate::shared::{Arena, Lender, Loan, Offer, Place, Window};
+use crate::shared::{Arena, Lender, Loan, Offer, Place, SHORTEST, Window};
 use crate::words::seconds;
-
-/// What is shorter is not worth a place in memory that is used again.
-const SHORT: usize = 4 << 10;
 
 /// What a peer sends, until it is gone.
 pub(crate) struct Reader<S> {
@@ -211,7 +208,7 @@ impl Incoming {
     /// # Errors
     /// `Io` where there is none: a length that a peer names must not end the process.
     fn new(inbox: Option<&Arc<Arena>>, len: usize) -> Result<Incoming> {
-        let place = inbox.filter(|_| len >= SHORT).and_then(|inbox| inbox.place(len));
+        let place = inbox.filter(|_| len >= SHORTEST).and_then(|inbox| inbox.place(len));
         if let Some(place) = place {
             return Ok(Incoming::Place { place, filled: 0 });
         }
