@@ -92,6 +92,15 @@ pub trait Fabric: Send + Sync {
         wire::f32s(values)
     }
 
+    /// Sums values over all workers where they lie, in rank order, where all are threads of one process; none elsewhere. Uses the key
+    /// and its next phase, and counts as sent what the others read and write of this worker's part of the work.
+    ///
+    /// # Errors
+    /// Those of [`crate::collective::all_reduce_sum`].
+    fn sum_in_place(&self, _key: Key, _values: &mut [f32]) -> Option<Result<()>> {
+        None
+    }
+
     /// The longest wait, as [`Options::deadline`].
     fn deadline(&self) -> Duration;
 
@@ -202,8 +211,8 @@ impl Options {
 pub(crate) struct Meter(AtomicU64);
 
 impl Meter {
-    pub(crate) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn total(&self) -> u64 {

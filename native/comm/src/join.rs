@@ -7,7 +7,8 @@ use firesteel_error::{Error, Result};
 use crate::connect::{self, Listener, Met};
 use crate::fabric::Options;
 use crate::handshake::Credentials;
-use crate::local;
+use crate::in_place::Board;
+use crate::local::{self, Shared};
 use crate::mailbox::{Gone, Mailbox};
 use crate::mesh::{Link, Mesh};
 
@@ -39,10 +40,11 @@ pub fn local_world(world: usize, options: &Options) -> Result<Vec<Mesh>> {
     if world == 0 {
         return Err(Error::argument("a world of 0 workers"));
     }
-    let mailboxes: Vec<Arc<Mailbox>> = (0..world).map(|rank| Arc::new(Mailbox::new(rank))).collect();
+    let mailboxes: Vec<Arc<Mailbox>> = (0..world).map(|rank| Arc::new(Mailbox::of_threads(rank))).collect();
+    let board = Arc::new(Board::default());
     let links = || mailboxes.iter().cloned().map(Link::Local).collect();
     let mesh = |(rank, mailbox): (usize, &Arc<Mailbox>)| {
-        Mesh::new(rank, mailbox.clone(), links(), None, options.clone())
+        Mesh::new(rank, mailbox.clone(), links(), None, Some(board.clone()), options.clone())
     };
     Ok(mailboxes.iter().enumerate().map(mesh).collect())
 }
@@ -66,8 +68,9 @@ pub fn join(
     };
     let is_local = |peer: &Peer| peer.process == me.process;
     let ranks: Vec<usize> = (0..world).filter(|r| is_local(&membership.peers[*r])).collect();
-    let mailbox = Arc::new(Mailbox::new(rank));
-    let mailboxes = local::meet(
+    let only_threads = ranks.len() == world;
+    let mailbox = Arc::new(if only_threads { Mailbox::of_threads(rank) } else { Mailbox::new(rank) });
+    let Shared { mailboxes, board } = local::meet(
         &membership.job,
         &me.process,
         rank,
@@ -95,5 +98,5 @@ pub fn join(
     }
     let links: Option<Vec<Link>> = links.into_iter().collect();
     let links = links.ok_or_else(|| Error::internal("a rank is neither in this process nor connected"))?;
-    Ok(Mesh::new(rank, mailbox, links, arena, options.clone()))
+    Ok(Mesh::new(rank, mailbox, links, arena, only_threads.then_some(board), options.clone()))
 }

@@ -40,6 +40,8 @@ mod fabric;
 mod frame;
 pub mod gossip;
 mod handshake;
+#[allow(unsafe_code, reason = "workers write to what others have lent them")]
+mod in_place;
 mod join;
 mod local;
 mod mailbox;

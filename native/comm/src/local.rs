@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use firesteel_error::{Error, Kind, Result};
 
 use crate::fabric::Cancel;
+use crate::in_place::Board;
 use crate::mailbox::Mailbox;
 use crate::words::{ranks, seconds};
 
@@ -19,11 +20,19 @@ struct Jobs {
     changed: Condvar,
 }
 
+/// What workers of one job in this process share.
+#[derive(Clone, Default)]
+pub(crate) struct Shared {
+    /// By rank.
+    pub(crate) mailboxes: BTreeMap<usize, Arc<Mailbox>>,
+    pub(crate) board: Arc<Board>,
+}
+
 /// Workers of one job in this process.
 #[derive(Default)]
 struct Meeting {
-    mailboxes: BTreeMap<usize, Arc<Mailbox>>,
-    /// How many have left with everyone's mailbox; the last one closes the meeting.
+    shared: Shared,
+    /// How many have left with what all share; the last one closes the meeting.
     satisfied: usize,
 }
 
@@ -40,33 +49,33 @@ pub(crate) fn meet(
     mailbox: Arc<Mailbox>,
     deadline: Duration,
     cancel: &Cancel,
-) -> Result<BTreeMap<usize, Arc<Mailbox>>> {
+) -> Result<Shared> {
     let start = Instant::now();
     let name = (job.to_owned(), process.to_owned());
     let mut open = JOBS.open.lock().unwrap_or_else(PoisonError::into_inner);
     let meeting = open.entry(name.clone()).or_default();
     // The first one's mailbox stays: others may hold it already.
-    if meeting.mailboxes.contains_key(&rank) {
+    if meeting.shared.mailboxes.contains_key(&rank) {
         return Err(Error::argument(format!("rank {rank} joined job '{job}' twice in one process")));
     }
-    meeting.mailboxes.insert(rank, mailbox);
+    meeting.shared.mailboxes.insert(rank, mailbox);
     JOBS.changed.notify_all();
     loop {
         let meeting = open.entry(name.clone()).or_default();
         let missing: Vec<usize> =
-            everyone.iter().copied().filter(|r| !meeting.mailboxes.contains_key(r)).collect();
+            everyone.iter().copied().filter(|r| !meeting.shared.mailboxes.contains_key(r)).collect();
         if missing.is_empty() {
-            let mailboxes = meeting.mailboxes.clone();
+            let shared = meeting.shared.clone();
             meeting.satisfied += 1;
             if meeting.satisfied == everyone.len() {
                 open.remove(&name);
             }
-            return Ok(mailboxes);
+            return Ok(shared);
         }
         let left = deadline.saturating_sub(start.elapsed());
         if left.is_zero() || cancel.is_cancelled() {
-            meeting.mailboxes.remove(&rank);
-            if meeting.mailboxes.is_empty() {
+            meeting.shared.mailboxes.remove(&rank);
+            if meeting.shared.mailboxes.is_empty() {
                 open.remove(&name);
             }
             return Err(absent(job, rank, &missing, deadline, cancel));

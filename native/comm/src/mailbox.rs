@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use crate::words::{ranks, seconds};
 
 /// How long a wait sleeps before it looks at its cancel flag again.
 const POLL: Duration = Duration::from_millis(20);
+/// How long one waits awake where that pays: about what it takes to wake a thread twice.
+const SPIN: Duration = Duration::from_micros(50);
 
 /// Which of the three moves a part belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,10 +58,11 @@ pub(crate) struct Mailbox {
     /// Whose it is; errors say so.
     rank: usize,
     state: Mutex<State>,
-    arrived: Condvar,
     departed: Arc<Departed>,
     /// How long a wait sleeps before it looks around again.
     poll: Duration,
+    /// How long a wait looks again and again before it sleeps.
+    spin: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +74,22 @@ struct State {
     closed: bool,
     /// How many parts have come in.
     arrivals: u64,
+    waiting: Vec<Waiter>,
+}
+
+/// A thread that sleeps until it has what it waits for, or has to look around.
+#[derive(Debug)]
+struct Waiter {
+    awaits: Awaits,
+    thread: Thread,
+}
+
+#[derive(Debug)]
+enum Awaits {
+    /// These sources' parts.
+    Parts(Tag, Vec<usize>),
+    /// Any part.
+    Any,
 }
 
 /// Why no more parts will come from a peer.
@@ -143,9 +163,14 @@ impl Mailbox {
         Mailbox::among(rank, Arc::default(), POLL)
     }
 
+    /// One that threads fill as they go. Where they sum little, waking one takes longer than what it waits for.
+    pub(crate) fn of_threads(rank: usize) -> Mailbox {
+        Mailbox { spin: SPIN, ..Mailbox::new(rank) }
+    }
+
     /// One of many that share who is gone.
     pub(crate) fn among(rank: usize, departed: Arc<Departed>, poll: Duration) -> Mailbox {
-        Mailbox { rank, state: Mutex::default(), arrived: Condvar::new(), departed, poll }
+        Mailbox { rank, state: Mutex::default(), departed, poll, spin: Duration::ZERO }
     }
 
     /// A poisoned lock only says that another thread panicked between two complete changes of the state.
@@ -163,8 +188,7 @@ impl Mailbox {
         state.parts.insert((source, tag), part);
         state.heard.insert(source, Instant::now());
         state.arrivals += 1;
-        drop(state);
-        self.arrived.notify_all();
+        state.arrive(source, tag);
         Ok(())
     }
 
@@ -186,15 +210,14 @@ impl Mailbox {
 
     /// Lets all waits look around.
     pub(crate) fn wake(&self) {
-        // Whoever has looked and does not sleep yet holds the lock.
-        drop(self.lock());
-        self.arrived.notify_all();
+        self.lock().wake();
     }
 
     /// Ends all waits, those that are yet to come too.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.arrived.notify_all();
+        let mut state = self.lock();
+        state.closed = true;
+        state.wake();
     }
 
     /// How many parts have come in.
@@ -206,8 +229,25 @@ impl Mailbox {
     pub(crate) fn wait_beyond(&self, arrivals: u64, at_most: Duration) {
         let state = self.lock();
         if state.arrivals <= arrivals && !state.closed {
-            drop(self.arrived.wait_timeout(state, at_most));
+            drop(self.sleep(state, Awaits::Any, at_most));
         }
+    }
+
+    /// Sleeps until what is awaited has come, anything else happens, or so long.
+    fn sleep<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        awaits: Awaits,
+        at_most: Duration,
+    ) -> MutexGuard<'a, State> {
+        let thread = thread::current();
+        let me = thread.id();
+        state.waiting.push(Waiter { awaits, thread });
+        drop(state);
+        thread::park_timeout(at_most);
+        let mut state = self.lock();
+        state.waiting.retain(|waiter| waiter.thread.id() != me);
+        state
     }
 
     fn take(&self, pending: &Pending) -> Result<Vec<Bytes>> {
@@ -218,6 +258,12 @@ impl Mailbox {
         loop {
             if let Some(parts) = state.take_all(tag, &pending.sources) {
                 return Ok(parts);
+            }
+            if start.elapsed() < self.spin {
+                drop(state);
+                thread::yield_now();
+                state = self.lock();
+                continue;
             }
             if let Some(lost) = self.departed.first_lost(me) {
                 return Err(lost);
@@ -237,10 +283,7 @@ impl Mailbox {
                 let text = format!("rank {me} waited {waited} for {late} ({tag})");
                 return Err(Error::new(Kind::Timeout, text));
             }
-            state = match self.arrived.wait_timeout(state, pending.deadline.min(self.poll)) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            state = self.sleep(state, Awaits::Parts(tag, missing), pending.deadline.min(self.poll));
         }
     }
 }
@@ -251,6 +294,26 @@ impl State {
             return None;
         }
         sources.iter().map(|s| self.parts.remove(&(*s, tag))).collect()
+    }
+
+    /// Wakes who waited for this part as the last one.
+    fn arrive(&mut self, source: usize, tag: Tag) {
+        for waiter in &mut self.waiting {
+            if let Awaits::Parts(of, missing) = &mut waiter.awaits {
+                if *of == tag {
+                    missing.retain(|rank| *rank != source);
+                }
+                if *of != tag || !missing.is_empty() {
+                    continue;
+                }
+            }
+            waiter.thread.unpark();
+        }
+    }
+
+    /// Lets all who wait look around.
+    fn wake(&self) {
+        self.waiting.iter().for_each(|waiter| waiter.thread.unpark());
     }
 
     fn missing(&self, tag: Tag, sources: &[usize]) -> Vec<usize> {

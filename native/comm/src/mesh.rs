@@ -4,9 +4,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firesteel_error::{Error, Result};
+use firesteel_error::{Error, Kind, Result};
 
+use crate::collective::{all_reduce_bytes, barrier};
 use crate::fabric::{Fabric, Key, Meter, Options};
+use crate::in_place::Board;
 use crate::mailbox::{Gone, Mailbox, Move, Pending, Tag};
 use crate::shared::Arena;
 use crate::tcp::Connection;
@@ -82,6 +84,8 @@ pub struct Mesh {
     links: Vec<Link>,
     /// Where parts are made; workers of other processes on this host may read it. None where there is no memory for it.
     arena: OnceLock<Option<Arc<Arena>>>,
+    /// Where all workers are threads of this process.
+    board: Option<Arc<Board>>,
     options: Options,
     meter: Meter,
 }
@@ -101,10 +105,11 @@ impl Mesh {
         mailbox: Arc<Mailbox>,
         links: Vec<Link>,
         arena: Option<Arc<Arena>>,
+        board: Option<Arc<Board>>,
         options: Options,
     ) -> Mesh {
         let arena = arena.map_or_else(OnceLock::new, |arena| OnceLock::from(Some(arena)));
-        Mesh { rank, mailbox, links, arena, options, meter: Meter::default() }
+        Mesh { rank, mailbox, links, arena, board, options, meter: Meter::default() }
     }
 
     /// How many parts workers of other processes have read, or will, in this worker's memory instead of getting them by a socket.
@@ -118,7 +123,7 @@ impl Mesh {
 
     fn send(&self, to: usize, tag: Tag, part: Bytes) -> Result<()> {
         if to != self.rank {
-            self.meter.add(part.len());
+            self.meter.add(part.len() as u64);
         }
         self.links[to].send(self.rank, tag, part)
     }
@@ -132,6 +137,21 @@ impl Mesh {
             cancel: self.options.cancel.clone(),
             clock: None,
         }
+    }
+
+    /// All-reduces in two rounds of empty parts: who has lent its vector, and who has summed its slices.
+    fn sum_on(&self, board: &Board, key: Key, values: &mut [f32]) -> Result<()> {
+        let (summed, bytes) = (key.later(1)?, all_reduce_bytes(values.len(), self.rank, self.world()));
+        let mut loan = board.lend(self.rank, key, values)?;
+        barrier(self, key)?;
+        let outcome = loan.sum(self.world());
+        if outcome.as_ref().is_err_and(|e| e.kind() == Kind::PeerLost) {
+            return outcome;
+        }
+        // A vector of another length is not taken back before all have seen it.
+        self.meter.add(bytes);
+        barrier(self, summed)?;
+        outcome
     }
 
     fn leave(&self, gone: &Gone) {
@@ -216,6 +236,10 @@ impl Fabric for Mesh {
         let arena = self.arena.get_or_init(|| Arena::private(PRIVATE).ok());
         let copy = |arena: &Arc<Arena>| arena.copy(wire::view(values)?);
         arena.as_ref().and_then(copy).unwrap_or_else(|| wire::f32s(values))
+    }
+
+    fn sum_in_place(&self, key: Key, values: &mut [f32]) -> Option<Result<()>> {
+        self.board.as_ref().map(|board| self.sum_on(board, key, values))
     }
 
     fn deadline(&self) -> Duration {

@@ -112,7 +112,7 @@ impl Simulated {
     fn send(&self, to: usize, tag: Tag, part: Bytes) -> Result<()> {
         let World { network, mailboxes, clocks, .. } = self.world.as_ref();
         if to != self.rank {
-            self.meter.add(part.len());
+            self.meter.add(part.len() as u64);
             let link = network.link(self.rank, to);
             let flight = self.clock().send(link.per_message, part.len() as f64 / link.bandwidth);
             let late = link.latency + network.late(self.rank, to, tag);

@@ -63,7 +63,12 @@ impl Tuning {
         self.begun += 1;
         let mut changed = None;
         if self.algorithm.is_none() && self.link.is_none() {
-            self.link = Some(Link::measure(fabric.as_ref(), Key::new(step, LAST, 0))?);
+            let key = Key::new(step, LAST, 0);
+            // Nothing passes two phases where they move nothing.
+            match fabric.sum_in_place(key, &mut []) {
+                Some(summed) => self.algorithm = summed.map(|()| Some(Algorithm::TwoPhase))?,
+                None => self.link = Some(Link::measure(fabric.as_ref(), key)?),
+            }
             changed = Some(buckets.to_vec());
         }
         if self.merges && self.begun == WATCHED + 2 {

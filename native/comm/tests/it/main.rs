@@ -11,6 +11,7 @@ mod directions;
 mod fake;
 mod faults;
 mod gossip;
+mod in_place;
 mod joining;
 mod measure;
 mod moves;
