@@ -2,7 +2,7 @@
 
 Both sides are as many processes as there are workers, which stay for all rounds; rounds alternate, and a ratio is the
 median of those of single rounds. `local` is our workers as threads of one process, beside the same gloo, and beside
-copies of memory by as many threads of as many bytes as an all-reduce reads and writes, which bound it. `pump` is what
+copies of memory by as many threads of as many bytes as an all-reduce by slices moves, each its own. `pump` is what
 bounds sockets: as many processes that write as many bytes to each other, a thread each way, and read them.
 """
 
@@ -70,10 +70,10 @@ class Group:
 def compare(worker, world, length, rounds):
     """Milliseconds of one all-reduce by each way, and ratios."""
     each = range(world)
-    (port,) = ports(1)
+    port, *of_ours = ports(1 + 3 * world)
 
     def ours(way):
-        addresses = ",".join(f"127.0.0.1:{port}" for port in ports(world))
+        addresses = ",".join(f"127.0.0.1:{of_ours.pop()}" for _ in each)
         return Group([[worker, way, str(rank), addresses, str(length)] for rank in each])
 
     groups = {

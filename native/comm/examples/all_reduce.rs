@@ -1,9 +1,9 @@
-//! One side of `benchmarks/gloo.py`: `all_reduce host|sockets RANK ADDRESSES LEN`, a worker of several processes, with memory that they
-//! share or without, `all_reduce local WORLD LEN`, all of them as threads, or `all_reduce pump RANK ADDRESSES LEN`, which only moves
-//! as many bytes between the processes as an all-reduce: a thread each way of each pair, nothing summed and nothing waited for.
+//! One side of `benchmarks/gloo.py`: `all_reduce host|sockets RANK ADDRESSES LEN`, a worker of several processes, with memory that
+//! they share or without, `all_reduce local WORLD LEN`, all of them as threads, or `all_reduce pump RANK ADDRESSES LEN`, which only
+//! moves as many bytes between the processes as an all-reduce: a thread each way of each pair, nothing summed or waited for.
 //!
 //! Each line on the standard input is a number of all-reduces to make, or `copy` and a number: of copies by each thread of as many
-//! bytes as an all-reduce reads and writes. Each answer is the seconds that it took.
+//! bytes as an all-reduce by slices moves. Each answer is the seconds that it took.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::hint::black_box;
@@ -126,7 +126,7 @@ fn main() {
     answer(|line| match line.split_once(' ') {
         Some(("copy", times)) => {
             let world = meshes.len();
-            // A copy of S bytes moves 2·S; an all-reduce reads S, and S·(n−1)/n of others' sums, and writes S.
+            // A copy of S bytes moves 2·S; who sums a slice of all and copies the others' reads S and S·(n−1)/n, and writes S.
             let len = len * (3 * world - 1) / (2 * world);
             slowest(0..world, |_| copy(times.parse().unwrap(), len))
         }

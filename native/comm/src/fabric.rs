@@ -92,13 +92,19 @@ pub trait Fabric: Send + Sync {
         wire::f32s(values)
     }
 
-    /// Sums values over all workers where they lie, in rank order, where all are threads of one process; none elsewhere. Uses the key
-    /// and its next phase, and counts as sent what the others read and write of this worker's part of the work.
+    /// Whether [`Fabric::sum_in_place`] does: where all workers are threads of one process.
+    fn sums_in_place(&self) -> bool {
+        false
+    }
+
+    /// Sums values over all workers where they lie, in rank order. Uses the key and its next phase, and counts as sent what two
+    /// phases would send. After an error some values may be sums.
     ///
     /// # Errors
-    /// Those of [`crate::collective::all_reduce_sum`].
-    fn sum_in_place(&self, _key: Key, _values: &mut [f32]) -> Option<Result<()>> {
-        None
+    /// Those of [`crate::collective::all_reduce_sum`]; `Internal` where this worker sums by the key already, or workers are not
+    /// threads of one process.
+    fn sum_in_place(&self, _key: Key, _values: &mut [f32]) -> Result<()> {
+        Err(Error::internal("a sum in the memory of workers that are not threads of one process"))
     }
 
     /// The longest wait, as [`Options::deadline`].

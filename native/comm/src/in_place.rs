@@ -1,8 +1,8 @@
 //! Sums in the memory of the workers themselves, where all are threads of one process.
 //!
-//! Each lends its vector to all for the time of one sum. Of each chunk a worker owns a slice, which nobody else touches meanwhile: it
-//! reads that slice of all vectors and writes the sum to all of them. A worker whose wait fails takes its vector back, for which it
-//! waits only while somebody computes in it.
+//! Each lends its vector to all for the time of one sum. Of each chunk a worker owns a slice, which nobody else touches meanwhile:
+//! it reads that slice of all vectors and writes the sum to all of them. A worker whose wait fails takes its vector back, for which
+//! it waits only while somebody computes in it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,9 +18,12 @@ use crate::fabric::Key;
 /// Values that are summed at a time: they fit a first cache.
 const BLOCK: usize = 1 << 11;
 
-/// Where workers of one process find what the others lend.
-#[derive(Debug, Default)]
-pub(crate) struct Board(Mutex<HashMap<(usize, Key), Arc<Lent>>>);
+/// Where the workers of a world find what the others lend.
+#[derive(Debug)]
+pub(crate) struct Board {
+    world: usize,
+    lent: Mutex<HashMap<(usize, Key), Arc<Lent>>>,
+}
 
 /// A vector, until its worker takes it back.
 #[derive(Debug)]
@@ -48,9 +51,14 @@ pub(crate) struct Loan<'a> {
 }
 
 impl Board {
+    /// Of so many workers, all threads of this process.
+    pub(crate) fn of(world: usize) -> Arc<Board> {
+        Arc::new(Board { world, lent: Mutex::default() })
+    }
+
     /// A poisoned lock only says that another thread panicked between two complete changes of the map.
     fn lock(&self) -> MutexGuard<'_, HashMap<(usize, Key), Arc<Lent>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lends a worker's vector to all who sum by this key.
@@ -63,7 +71,9 @@ impl Board {
         match self.lock().entry((rank, key)) {
             Entry::Vacant(entry) => entry.insert(lent.clone()),
             Entry::Occupied(_) => {
-                return Err(Error::internal(format!("rank {rank} sums twice at once by {key:?}")));
+                let Key { step, bucket, .. } = key;
+                let text = format!("rank {rank} sums bucket {bucket} of step {step} twice at once");
+                return Err(Error::internal(text));
             }
         };
         Ok(Loan { board: self, rank, key, lent, values: PhantomData })
@@ -71,12 +81,12 @@ impl Board {
 }
 
 impl Loan<'_> {
-    /// Sums this worker's slices of what all of `world` have lent into all of it, in rank order.
+    /// Sums this worker's slices of what all have lent into all of it, in rank order.
     ///
     /// # Errors
     /// `PeerLost` naming a rank that took its vector back, `Corrupt` naming one whose vector has another length.
-    pub(crate) fn sum(&mut self, world: usize) -> Result<()> {
-        let rank = self.rank;
+    pub(crate) fn sum(&mut self) -> Result<()> {
+        let (rank, world) = (self.rank, self.board.world);
         let gone = |other| {
             Error::new(Kind::PeerLost, format!("rank {rank} lost rank {other}: it left an all-reduce"))
         };
@@ -97,7 +107,10 @@ impl Loan<'_> {
         }
         for slice in own_slices(expected, rank, world) {
             for start in slice.clone().step_by(BLOCK) {
-                sum_block(&places, start..slice.end.min(start + BLOCK));
+                // SAFETY: the locks are held, the lengths are equal, and a slice is within them. All who sum by this board and key
+                // cut slices for the same world, so those of two ranks share no value; of one rank there is one loan, and it sums
+                // once at a time.
+                unsafe { sum_block(&places, start..slice.end.min(start + BLOCK)) };
             }
         }
         Ok(())
@@ -111,13 +124,15 @@ impl Drop for Loan<'_> {
     }
 }
 
-/// Sums the same values of all vectors into all of them. The caller owns them, and holds the locks of the vectors.
-fn sum_block(places: &[Place], block: Range<usize>) {
+/// Sums the same values of all vectors into all of them.
+///
+/// # Safety
+/// Until it returns all vectors are lent, the block is within each, and nobody else reads or writes what it has of any.
+unsafe fn sum_block(places: &[Place], block: Range<usize>) {
     let mut sum = [0.0; BLOCK];
     let sum = &mut sum[..block.len()];
     for (rank, place) in places.iter().enumerate() {
-        // SAFETY: the block lies within the vector, which its worker does not take back, as its lock is held, nor touches, as it is lent.
-        // Of all others this one alone owns the block.
+        // SAFETY: as the caller promises.
         let values = unsafe { std::slice::from_raw_parts(place.start.add(block.start), block.len()) };
         match rank {
             0 => sum.copy_from_slice(values),
@@ -125,8 +140,38 @@ fn sum_block(places: &[Place], block: Range<usize>) {
         }
     }
     for place in places {
-        // SAFETY: as above; what was read is not borrowed any more.
+        // SAFETY: as the caller promises; what was read is not borrowed any more.
         let values = unsafe { std::slice::from_raw_parts_mut(place.start.add(block.start), block.len()) };
         values.copy_from_slice(sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_vector_is_taken_back_only_when_nobody_computes_in_it() {
+        let board = Board::of(2);
+        let mut values = [1.0];
+        let loan = board.lend(0, Key::new(0, 0, 0), &mut values).unwrap();
+        let lent = loan.lent.clone();
+        let computes = lent.0.read().unwrap();
+        thread::scope(|scope| {
+            let (done, back) = channel();
+            scope.spawn(move || {
+                drop(loan);
+                done.send(()).unwrap();
+            });
+            assert!(back.recv_timeout(Duration::from_millis(100)).is_err());
+            assert!(board.lock().is_empty(), "nobody begins to compute in it");
+            drop(computes);
+            back.recv_timeout(Duration::from_secs(20)).unwrap();
+        });
+        assert!(lent.0.read().unwrap().is_none());
     }
 }

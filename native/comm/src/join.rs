@@ -41,7 +41,7 @@ pub fn local_world(world: usize, options: &Options) -> Result<Vec<Mesh>> {
         return Err(Error::argument("a world of 0 workers"));
     }
     let mailboxes: Vec<Arc<Mailbox>> = (0..world).map(|rank| Arc::new(Mailbox::of_threads(rank))).collect();
-    let board = Arc::new(Board::default());
+    let board = Board::of(world);
     let links = || mailboxes.iter().cloned().map(Link::Local).collect();
     let mesh = |(rank, mailbox): (usize, &Arc<Mailbox>)| {
         Mesh::new(rank, mailbox.clone(), links(), None, Some(board.clone()), options.clone())

@@ -14,7 +14,7 @@
 //! | `mailbox` | where parts arrive; [`Pending`] |
 //! | `mesh` | [`Mesh`], a fabric of local and tcp links |
 //! | `join` | [`join`], [`local_world`]: how workers meet |
-//! | `local` | how workers of one process find each other |
+//! | `local`, `in_place` | how workers of one process find each other; sums in their own memory |
 //! | [`simulated`] | [`Simulated`], a fabric over a network that is only computed, on clocks of its own |
 //! | `connect`, `handshake` | sockets between processes, proofs of the secret |
 //! | `tcp`, `frame` | connections, what travels on them |

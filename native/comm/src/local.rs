@@ -1,4 +1,4 @@
-//! How workers of one process find each other's mailboxes.
+//! How workers of one process find each other, and what they share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
@@ -21,7 +21,7 @@ struct Jobs {
 }
 
 /// What workers of one job in this process share.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Shared {
     /// By rank.
     pub(crate) mailboxes: BTreeMap<usize, Arc<Mailbox>>,
@@ -29,18 +29,27 @@ pub(crate) struct Shared {
 }
 
 /// Workers of one job in this process.
-#[derive(Default)]
 struct Meeting {
+    /// The ranks of all, as who came first said.
+    everyone: Vec<usize>,
     shared: Shared,
     /// How many have left with what all share; the last one closes the meeting.
     satisfied: usize,
 }
 
-/// Leaves this worker's mailbox for the others of `everyone`, the ranks of the same `process`, and returns theirs, its
-/// own among them.
+impl Meeting {
+    fn of(everyone: &[usize]) -> Meeting {
+        let shared = Shared { mailboxes: BTreeMap::new(), board: Board::of(everyone.len()) };
+        Meeting { everyone: everyone.to_vec(), shared, satisfied: 0 }
+    }
+}
+
+/// Leaves this worker's mailbox for the others of `everyone`, the ranks of the same `process`, and returns what all share, its
+/// own mailbox among theirs.
 ///
 /// # Errors
-/// `Timeout` naming the ranks that did not come, `Cancelled`, `InvalidArgument` when the rank is there already.
+/// `Timeout` naming the ranks that did not come, `Cancelled`, `InvalidArgument` when the rank is there already, or those who are
+/// there wait for others.
 pub(crate) fn meet(
     job: &str,
     process: &str,
@@ -53,7 +62,13 @@ pub(crate) fn meet(
     let start = Instant::now();
     let name = (job.to_owned(), process.to_owned());
     let mut open = JOBS.open.lock().unwrap_or_else(PoisonError::into_inner);
-    let meeting = open.entry(name.clone()).or_default();
+    let meeting = open.entry(name.clone()).or_insert_with(|| Meeting::of(everyone));
+    if meeting.everyone != everyone {
+        let (found, expected) = (ranks(everyone), ranks(&meeting.everyone));
+        return Err(Error::argument(format!(
+            "rank {rank} joins job '{job}' with {found} in its process, expected {expected}"
+        )));
+    }
     // The first one's mailbox stays: others may hold it already.
     if meeting.shared.mailboxes.contains_key(&rank) {
         return Err(Error::argument(format!("rank {rank} joined job '{job}' twice in one process")));
@@ -61,7 +76,7 @@ pub(crate) fn meet(
     meeting.shared.mailboxes.insert(rank, mailbox);
     JOBS.changed.notify_all();
     loop {
-        let meeting = open.entry(name.clone()).or_default();
+        let meeting = open.entry(name.clone()).or_insert_with(|| Meeting::of(everyone));
         let missing: Vec<usize> =
             everyone.iter().copied().filter(|r| !meeting.shared.mailboxes.contains_key(r)).collect();
         if missing.is_empty() {

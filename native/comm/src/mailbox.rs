@@ -1,6 +1,6 @@
 //! Where parts arrive: one mailbox a worker, filled by links, emptied by waits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -87,7 +87,7 @@ struct Waiter {
 #[derive(Debug)]
 enum Awaits {
     /// These sources' parts.
-    Parts(Tag, Vec<usize>),
+    Parts(Tag, HashSet<usize>),
     /// Any part.
     Any,
 }
@@ -188,7 +188,9 @@ impl Mailbox {
         state.parts.insert((source, tag), part);
         state.heard.insert(source, Instant::now());
         state.arrivals += 1;
-        state.arrive(source, tag);
+        let awaited = state.arrive(source, tag);
+        drop(state);
+        awaited.iter().for_each(Thread::unpark);
         Ok(())
     }
 
@@ -283,7 +285,8 @@ impl Mailbox {
                 let text = format!("rank {me} waited {waited} for {late} ({tag})");
                 return Err(Error::new(Kind::Timeout, text));
             }
-            state = self.sleep(state, Awaits::Parts(tag, missing), pending.deadline.min(self.poll));
+            let awaits = Awaits::Parts(tag, missing.into_iter().collect());
+            state = self.sleep(state, awaits, pending.deadline.min(self.poll));
         }
     }
 }
@@ -296,19 +299,16 @@ impl State {
         sources.iter().map(|s| self.parts.remove(&(*s, tag))).collect()
     }
 
-    /// Wakes who waited for this part as the last one.
-    fn arrive(&mut self, source: usize, tag: Tag) {
-        for waiter in &mut self.waiting {
-            if let Awaits::Parts(of, missing) = &mut waiter.awaits {
-                if *of == tag {
-                    missing.retain(|rank| *rank != source);
-                }
-                if *of != tag || !missing.is_empty() {
-                    continue;
-                }
-            }
-            waiter.thread.unpark();
-        }
+    /// Who waited for this part as the last one, or for any.
+    fn arrive(&mut self, source: usize, tag: Tag) -> Vec<Thread> {
+        let waiting = self.waiting.iter_mut().filter_map(|Waiter { awaits, thread }| {
+            let all = match awaits {
+                Awaits::Any => true,
+                Awaits::Parts(of, missing) => *of == tag && missing.remove(&source) && missing.is_empty(),
+            };
+            all.then(|| thread.clone())
+        });
+        waiting.collect()
     }
 
     /// Lets all who wait look around.
@@ -426,6 +426,75 @@ mod tests {
         assert_eq!(e.to_string(), "rank 1 sent rank 0 the same part twice (shuffle, bucket 3 of step 12)");
         mailbox.put(2, TAG, Bytes::new()).unwrap();
         assert_eq!(wait(&mailbox, Duration::from_secs(9)).unwrap()[0], "first");
+    }
+
+    /// How long a wait sleeps that nobody wakes.
+    const ASLEEP: Duration = Duration::from_secs(20);
+
+    /// A mailbox whose waits do not look around by themselves.
+    fn sleepy() -> Arc<Mailbox> {
+        Arc::new(Mailbox::among(0, Arc::default(), ASLEEP))
+    }
+
+    /// Begins what waits, and does the rest when it sleeps, which has to wake it.
+    fn woken(mailbox: &Arc<Mailbox>, waits: impl FnOnce() + Send, then: impl FnOnce()) {
+        let start = Instant::now();
+        thread::scope(|scope| {
+            let asleep = mailbox.lock().waiting.len();
+            scope.spawn(waits);
+            while mailbox.lock().waiting.len() == asleep && start.elapsed() < Duration::from_secs(9) {
+                thread::yield_now();
+            }
+            then();
+        });
+        assert!(start.elapsed() < Duration::from_secs(9), "nobody woke it");
+    }
+
+    #[test]
+    fn the_last_part_wakes_who_waits_for_it() {
+        let mailbox = sleepy();
+        let waits = || drop(wait(&mailbox, ASLEEP).unwrap());
+        woken(&mailbox, waits, || {
+            mailbox.put(2, TAG, Bytes::new()).unwrap();
+            let other = Tag { of: Move::Shuffle, key: Key { bucket: 4, ..TAG.key } };
+            mailbox.put(1, other, Bytes::new()).unwrap();
+            assert_eq!(mailbox.lock().waiting.len(), 1, "rank 1's part is missing");
+            mailbox.put(1, TAG, Bytes::new()).unwrap();
+        });
+        assert_eq!(mailbox.lock().waiting.len(), 0);
+    }
+
+    #[test]
+    fn any_part_wakes_who_waits_for_any() {
+        let mailbox = sleepy();
+        let waits = || mailbox.wait_beyond(0, ASLEEP);
+        woken(&mailbox, waits, || mailbox.put(5, TAG, Bytes::new()).unwrap());
+    }
+
+    #[test]
+    fn two_wait_for_parts_of_one_move() {
+        let mailbox = sleepy();
+        let from = |rank| {
+            let (mailbox, cancel) = (mailbox.clone(), Cancel::new());
+            let pending =
+                Pending { mailbox, tag: TAG, sources: vec![rank], deadline: ASLEEP, cancel, clock: None };
+            assert_eq!(pending.wait().unwrap(), [format!("of {rank}")]);
+        };
+        woken(
+            &mailbox,
+            || from(1),
+            || {
+                woken(&mailbox, || from(2), || mailbox.put(2, TAG, "of 2".into()).unwrap());
+                mailbox.put(1, TAG, "of 1".into()).unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn who_leaves_wakes_all_that_wait() {
+        let mailbox = sleepy();
+        let waits = || assert_eq!(wait(&mailbox, ASLEEP).unwrap_err().kind(), Kind::PeerLost);
+        woken(&mailbox, waits, || mailbox.leave(7, Gone::died("it panicked")));
     }
 
     #[test]

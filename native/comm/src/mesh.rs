@@ -144,14 +144,19 @@ impl Mesh {
         let (summed, bytes) = (key.later(1)?, all_reduce_bytes(values.len(), self.rank, self.world()));
         let mut loan = board.lend(self.rank, key, values)?;
         barrier(self, key)?;
-        let outcome = loan.sum(self.world());
-        if outcome.as_ref().is_err_and(|e| e.kind() == Kind::PeerLost) {
-            return outcome;
+        let outcome = loan.sum();
+        match &outcome {
+            Ok(()) => self.meter.add(bytes),
+            Err(e) if e.kind() == Kind::PeerLost => {
+                // It may have said why.
+                self.check()?;
+                return outcome;
+            }
+            Err(_) => {}
         }
         // A vector of another length is not taken back before all have seen it.
-        self.meter.add(bytes);
-        barrier(self, summed)?;
-        outcome
+        let told = barrier(self, summed);
+        outcome.and(told)
     }
 
     fn leave(&self, gone: &Gone) {
@@ -238,8 +243,15 @@ impl Fabric for Mesh {
         arena.as_ref().and_then(copy).unwrap_or_else(|| wire::f32s(values))
     }
 
-    fn sum_in_place(&self, key: Key, values: &mut [f32]) -> Option<Result<()>> {
-        self.board.as_ref().map(|board| self.sum_on(board, key, values))
+    fn sums_in_place(&self) -> bool {
+        self.board.is_some()
+    }
+
+    fn sum_in_place(&self, key: Key, values: &mut [f32]) -> Result<()> {
+        match &self.board {
+            Some(board) => self.sum_on(board, key, values),
+            None => Err(Error::internal("a sum in the memory of workers of several processes")),
+        }
     }
 
     fn deadline(&self) -> Duration {

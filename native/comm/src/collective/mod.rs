@@ -53,8 +53,8 @@ fn slice_in(chunk: &Range<usize>, owner: usize, world: usize) -> Range<usize> {
 
 /// Sums `values` over all workers, in rank order, so that all end with the same bits.
 ///
-/// Shuffle, reduce, broadcast, of some chunks of 262,144 values at a time; uses two phases of the key for each, from its own on. Among
-/// threads of one process each owner sums its slices where they lie, in everyone's vector.
+/// Shuffle, reduce, broadcast, of some chunks of 262,144 values at a time; uses two phases of the key for each, from its own on.
+/// Among threads of one process each owner sums its slices where they lie, in everyone's vector.
 ///
 /// # Errors
 /// Those of [`Fabric`]; `Corrupt` naming the rank whose vector has another length; `InvalidArgument` for a vector of more chunks than
@@ -64,8 +64,8 @@ pub fn all_reduce_sum(fabric: &dyn Fabric, key: Key, values: &mut [f32]) -> Resu
     if world == 1 {
         return Ok(());
     }
-    if let Some(summed) = fabric.sum_in_place(key, values) {
-        return summed;
+    if fabric.sums_in_place() {
+        return fabric.sum_in_place(key, values);
     }
     let chunks = chunks(values.len());
     let shuffle = |nth: usize, values: &[f32]| {

@@ -243,7 +243,8 @@ entries! {
     }
     Strategy all_reduce(
         by: [choice "two_phase" of &["two_phase", "ring", "halving_doubling", "double_binary_tree", "auto"]]
-            "the way to sum; auto is for each bucket that which takes the shortest by what messages cost, measured before the first step",
+            "the way to sum; auto is for each bucket that which takes the shortest by what messages cost, measured before the \
+             first step, and two_phase among threads of one process",
         buckets: [choice "fixed" of &["fixed", "tensors", "merged"]]
             "what travels together: as many bytes as bucket_bytes says; a tensor; or neighbours, from the fifth step on, so that by what \
              those before it took the last of them arrives the soonest. Merged goes with two_phase, halving_doubling and auto",

@@ -26,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Worker i begins its step c when every owner has said that all gradients of steps up to c − s − 1 are in what it sent, s the
 /// staleness: stale synchronous parallel (Ho et al. 2013); with s = 0 it gives what [`super::Sharded`] gives, and without a bound it is
 /// asynchronous (Recht et al. 2011, Dean et al. 2012). A worker that waits serves. Each gradient counts once; those of m among n
-/// workers are m/n of a step of plain SGD; an optimizer that keeps moments makes a step of its own of them. Owners hold back gradients
-/// that are more than s steps ahead of the slowest.
+/// workers are m/n of a step of plain SGD; an optimizer that keeps moments makes a step of its own of them. Owners hold back
+/// gradients that are more than s steps ahead of the slowest.
 ///
 /// With [`Stale::fetching`] it is DOWNPOUR (Dean et al. 2012): each worker has weights of its own.
 ///

@@ -63,13 +63,13 @@ impl Tuning {
         self.begun += 1;
         let mut changed = None;
         if self.algorithm.is_none() && self.link.is_none() {
-            let key = Key::new(step, LAST, 0);
-            // Nothing passes two phases where they move nothing.
-            match fabric.sum_in_place(key, &mut []) {
-                Some(summed) => self.algorithm = summed.map(|()| Some(Algorithm::TwoPhase))?,
-                None => self.link = Some(Link::measure(fabric.as_ref(), key)?),
+            if fabric.sums_in_place() {
+                // Nothing passes two phases, which move nothing there and are what it began with.
+                self.algorithm = Some(Algorithm::TwoPhase);
+            } else {
+                self.link = Some(Link::measure(fabric.as_ref(), Key::new(step, LAST, 0))?);
+                changed = Some(buckets.to_vec());
             }
-            changed = Some(buckets.to_vec());
         }
         if self.merges && self.begun == WATCHED + 2 {
             let len = buckets.last().map_or(0, |bucket| bucket.end);

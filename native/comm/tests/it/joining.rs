@@ -257,6 +257,27 @@ fn a_rank_that_joins_twice_in_one_process_disturbs_nobody() {
     });
 }
 
+#[test]
+fn who_expects_others_in_its_process_is_refused() {
+    let (two, _) = membership(2, |_| "one process".into());
+    let three = Membership { job: two.job.clone(), ..membership(3, |_| "one process".into()).0 };
+    thread::scope(|scope| {
+        let zero = scope.spawn(|| join(&two, 0, None, &options()).unwrap());
+        thread::sleep(Duration::from_millis(100));
+        for rank in [1, 2] {
+            let error = join(&three, rank, None, &options()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            let text = format!(
+                "rank {rank} joins job '{}' with ranks 0, 1 and 2 in its process, expected ranks 0 and 1",
+                two.job
+            );
+            assert_eq!(error.to_string(), text);
+        }
+        let one = join(&two, 1, None, &options()).unwrap();
+        assert_eq!(one.world(), zero.join().unwrap().world());
+    });
+}
+
 /// Rank 2 does not come: rank 1, which met rank 0, hears from it and does not end with another story.
 #[test]
 fn those_who_met_hear_why_joining_failed() {

@@ -94,6 +94,8 @@ fn soak(kind: Kind, world: usize, span: Duration) {
     // What processes of a host read in each other's memory is longer than what they send.
     let len = if kind == Kind::Host { 8_192 } else { 16 };
     all_reduces(&meshes, 0..WARM_UP, len);
+    // A thread that has been joined may be counted for a moment.
+    thread::sleep(Duration::from_millis(100));
     let (warm, start) = (Usage::now(), Instant::now());
     let mut done = WARM_UP;
     while done < WARM_UP + ALL && start.elapsed() < span {
@@ -104,7 +106,6 @@ fn soak(kind: Kind, world: usize, span: Duration) {
     let context = format!("{kind:?}, {world} workers, {} all-reduces in {seconds:.1} s", done - WARM_UP);
     let grown = after.memory - warm.memory;
     println!("{context}: {after:?}, grown by {grown} KiB");
-    // A thread that has been joined may be counted for a moment.
     warm.comes_back(&context);
     assert!(grown <= GROWTH, "{context}: memory grew by {grown} KiB, at most {GROWTH} are allowed");
     drop(meshes);
