@@ -1,5 +1,7 @@
 //! `firesteel advise`: which strategy a training would be fastest with.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
 use firesteel_comm::Network;
 use firesteel_comm::advise::{Advice, Job, Profile, TableUse, advise, table};
@@ -10,32 +12,32 @@ use serde_json::json;
 #[derive(Debug, Args)]
 pub struct Options {
     /// Bytes of the model without its embedding tables: 4 a value
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     model_bytes: u64,
     /// An embedding table: its rows, the values of a row, the rows that a worker touches in a step; may be repeated
     #[arg(long = "table", value_name = "ROWS,WIDTH,TOUCHED")]
     tables: Vec<TableUse>,
     /// Seconds that one worker computes in a step
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     step_seconds: f64,
-    /// How many workers
+    /// How many workers, 1 to 256: of many, predictions take a minute
     #[arg(long)]
     workers: usize,
     /// Between them: rack, cluster, lan, wan, and numbers, as '1gbit, 0.5ms, loss 0.1%'
-    #[arg(long, default_value = "lan")]
+    #[arg(long, default_value = "lan", allow_hyphen_values = true)]
     network: String,
     /// The network's latency instead, as 2ms
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     latency: Option<String>,
     /// The network's bandwidth instead, as 10gbit or 100mb/s
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     bandwidth: Option<String>,
     /// Bytes of gradient that travel together, the hyper-parameter of the training
     #[arg(long, default_value_t = 1 << 20)]
     bucket_bytes: u64,
     /// The fastest so many
     #[arg(long)]
-    top: Option<usize>,
+    top: Option<NonZeroUsize>,
     /// How to print them
     #[arg(long, default_value = "table", value_parser = ["table", "json"])]
     format: String,
@@ -53,7 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
         ..Job::new(options.model_bytes, options.step_seconds, options.workers)
     };
     let mut all = advise(&job, &network, &Profile::measure()?)?;
-    all.truncate(options.top.unwrap_or(usize::MAX));
+    all.truncate(options.top.map_or(usize::MAX, NonZeroUsize::get));
     match options.format.as_str() {
         "json" => println!("{}", json(&all)),
         _ => print!("{}", table(&all)),

@@ -89,7 +89,7 @@ impl Topology {
             |what: String| Err(Error::argument(format!("{self} among {world} workers, expected {what}")));
         match self {
             Topology::Torus { rows } if *rows == 0 || !world.is_multiple_of(*rows) => {
-                wrong(format!("a multiple of {rows} rows"))
+                wrong(format!("a multiple of {rows}"))
             }
             Topology::ShiftOne if !world.is_multiple_of(2) => wrong("an even number".to_owned()),
             Topology::Davis if world != DAVIS.len() + 14 => wrong("32".to_owned()),
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(said(Topology::Davis, 16), "davis among 16 workers, expected 32");
         assert_eq!(
             said(Topology::Torus { rows: 3 }, 8),
-            "torus(rows=3) among 8 workers, expected a multiple of 3 rows"
+            "torus(rows=3) among 8 workers, expected a multiple of 3"
         );
         let graph = |edges| Topology::Graph(edges);
         assert!(said(graph(vec![(0, 3)]), 3).ends_with("found 0–3"));

@@ -123,7 +123,7 @@ impl Job {
             within(
                 "a table",
                 fits,
-                format!("{table:?}"),
+                format!("{rows} rows of {dims} values, {touched} touched"),
                 format!("rows of 1 to {MOST_DIMS} values that hold those touched"),
             )?;
         }

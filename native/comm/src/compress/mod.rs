@@ -92,6 +92,17 @@ pub enum Law {
     Biased,
 }
 
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Law::Exact => "exact",
+            Law::Contraction { .. } => "a contraction",
+            Law::Unbiased { .. } => "unbiased and no contraction",
+            Law::Biased => "biased and no contraction",
+        })
+    }
+}
+
 /// A way to encode vectors. The same on all workers.
 pub trait Compressor: fmt::Debug + Send {
     /// What it promises of vectors of `len` values.

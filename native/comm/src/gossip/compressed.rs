@@ -84,7 +84,7 @@ impl Choco {
         match compressor.law(1 << 20) {
             Law::Exact | Law::Contraction { .. } => {}
             law => {
-                let what = format!("CHOCO with {compressor:?}, which is {law:?}, expected a contraction");
+                let what = format!("CHOCO with {compressor:?}, which is {law}, expected a contraction");
                 return Err(Error::argument(what));
             }
         }

@@ -70,11 +70,11 @@ impl Memory {
             let what = match law {
                 Law::Exact | Law::Contraction { .. } => continue,
                 Law::Unbiased { omega } if omega <= 0.0 => continue,
-                Law::Unbiased { .. } => "expected a contraction, as shrink(…) makes of what is unbiased",
+                Law::Unbiased { .. } => "expected a contraction, as shrink(…) makes of it",
                 Law::Biased => "expected a contraction",
             };
             return Err(Error::argument(format!(
-                "error feedback around {compressor:?}, which is {law:?}, {what}"
+                "error feedback around {compressor:?}, which is {law}, {what}"
             )));
         }
         Ok(memory)

@@ -99,7 +99,7 @@ impl FromStr for Network {
 fn measure(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let of_unit = |(unit, size): &(&str, f64)| {
         let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
-        Some(number * size)
+        number.is_finite().then_some(number * size)
     };
     units.iter().find_map(of_unit)
 }

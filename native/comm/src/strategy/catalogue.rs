@@ -566,7 +566,9 @@ entries! {
         "Adam as dpsgd by update_mix, with a second moment along the way that the weights went after mixing, by its length";
         when "workers have different data, and Adam is wanted";
         sends "S to each neighbour; the moments stay";
-        costs "a bias where data differ, smaller than that of Adam by each worker alone; the first moment of all has a larger one";
+        costs "a bias where data differ, smaller than that of Adam by each worker alone; the first moment of all has a larger one. \
+               Rows of embedding tables that are seldom touched have next to no second moment, and their steps may diverge: take \
+               quasi_global there";
         source "Lin et al. 2021, Quasi-Global Momentum";
     }
 

@@ -127,7 +127,8 @@ fn what_is_no_job_is_refused() {
     let tables = vec![TableUse { rows: 1, dims: 1, touched: 2 }];
     let e = "1000,16".parse::<TableUse>().unwrap_err().to_string();
     assert!(e.starts_with("a table is '1000,16', expected its rows"), "{e}");
-    assert!(refusal(Job { tables, ..Job::new(4, 0.1, 2) }).starts_with("a table is TableUse { rows: 1, "));
+    let e = refusal(Job { tables, ..Job::new(4, 0.1, 2) });
+    assert!(e.starts_with("a table is 1 rows of 1 values, 2 touched, expected rows of 1 to "), "{e}");
 }
 
 #[test]

@@ -316,8 +316,8 @@ fn feedback_is_refused_where_it_would_diverge() {
         e.to_string()
     };
     let e = refusal(Box::new(Qsgd::new(1, 256).unwrap()));
-    assert!(e.starts_with("error feedback around Qsgd") && e.contains("Unbiased"), "{e}");
-    assert!(refusal(Box::new(SignVote)).contains("Biased"));
+    assert!(e.starts_with("error feedback around Qsgd") && e.contains("which is unbiased and"), "{e}");
+    assert!(refusal(Box::new(SignVote)).contains("which is biased and"));
     assert!(Gather::new(Box::new(RandomK::new(0.1).unwrap()), Feedback::On, SEED).is_err());
     let e = LinearSum::new(top_k(), Feedback::Off, SEED).unwrap_err().to_string();
     assert!(e.starts_with("payloads of TopK") && e.ends_with("expected a linear compressor"), "{e}");
