@@ -1,7 +1,5 @@
 //! `firesteel advise`: which strategy a training would be fastest with.
 
-use std::num::NonZeroUsize;
-
 use clap::Args;
 use firesteel_comm::Network;
 use firesteel_comm::advise::{Advice, Job, Profile, TableUse, advise, table};
@@ -36,8 +34,8 @@ pub struct Options {
     #[arg(long, default_value_t = 1 << 20)]
     bucket_bytes: u64,
     /// The fastest so many
-    #[arg(long)]
-    top: Option<NonZeroUsize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    top: Option<u32>,
     /// How to print them
     #[arg(long, default_value = "table", value_parser = ["table", "json"])]
     format: String,
@@ -55,7 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
         ..Job::new(options.model_bytes, options.step_seconds, options.workers)
     };
     let mut all = advise(&job, &network, &Profile::measure()?)?;
-    all.truncate(options.top.map_or(usize::MAX, NonZeroUsize::get));
+    all.truncate(options.top.map_or(usize::MAX, |top| top as usize));
     match options.format.as_str() {
         "json" => println!("{}", json(&all)),
         _ => print!("{}", table(&all)),
